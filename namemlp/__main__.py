@@ -1,0 +1,3 @@
+from namemlp.cli import main
+
+main()

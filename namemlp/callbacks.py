@@ -1,0 +1,148 @@
+"""What happens beside the steps: progress on the console and the checkpoint that a run goes on from."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from tqdm import tqdm
+
+
+class Interrupted(BaseException):
+    """Training was asked to stop by a signal and did so after a whole update, with its checkpoint written."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+class StepProgress(ProgressBar):
+    """One bar over all updates of a run, with loss and speed; on anything but a terminal, a line a validation."""
+
+    REFRESH = 0.2  # seconds
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self.bar = None
+        self.due = 0.0
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.enabled:
+            return
+        data = trainer.datamodule
+        sizes = " / ".join(f"{len(split):,}" for split in (data.train_set, data.val_set, data.test_set))
+        print(f"{len(data.corpus):,} names, {len(data.vocabulary)} characters: {sizes} examples (train / val / test)")
+        parameters = sum(p.numel() for p in pl_module.parameters())
+        print(f"{parameters:,} parameters on {pl_module.device}, run folder {trainer.log_dir}", flush=True)
+        steps = trainer.estimated_stepping_batches
+        self.bar = tqdm(
+            total=None if steps == float("inf") else int(steps),
+            initial=trainer.global_step,
+            unit=" steps",
+            dynamic_ncols=True,
+            smoothing=0,
+            file=sys.stdout,
+            disable=not sys.stdout.isatty(),
+        )
+        self.start = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.loss = outputs["loss"]
+        if self.enabled and time.monotonic() >= self.due:
+            self._refresh(trainer)
+            self.due = time.monotonic() + self.REFRESH
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is None or trainer.sanity_checking:
+            return
+        self._refresh(trainer)
+        if self.bar.disable:
+            seconds = time.monotonic() - self.start[0]
+            speed = (trainer.global_step - self.start[1]) / seconds
+            loss = trainer.callback_metrics["val/loss"]
+            print(
+                f"step {trainer.global_step:,}: loss {self.loss.item():.4f}, val/loss {loss:.4f}, {speed:,.0f} steps/s",
+                flush=True,
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close(trainer)
+
+    def _refresh(self, trainer: Trainer) -> None:
+        losses = {"loss": f"{self.loss.item():.3f}"}
+        if "val/loss" in trainer.callback_metrics:
+            losses["val/loss"] = f"{trainer.callback_metrics['val/loss']:.4f}"
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def _close(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+            self.bar.close()
+            self.bar = None
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps checkpoints/last.ckpt up to date: after each validation, at the end, and on Ctrl-C or SIGTERM.
+
+    (ModelCheckpoint's save_last writes it only when the monitored value has improved.)
+
+    Raises:
+        Interrupted: after a signal, once the update under way is done and last.ckpt is written.
+    """
+
+    def __init__(self) -> None:
+        self.saved_step = -1
+        self.signum = None
+        self.before = {}  # the signal handlers to put back
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = {each: signal.signal(each, self._ask_to_stop) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.signum is not None:
+            self._save(trainer)
+            raise Interrupted(self.signum)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+        self._restore_signals()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_signals()
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step != self.saved_step and not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)
+            self.saved_step = trainer.global_step
+
+    def _ask_to_stop(self, signum: int, frame: Any) -> None:
+        self.signum = signum
+        self._restore_signals()  # a second one stops at once
+
+    def _restore_signals(self) -> None:
+        for each, handler in self.before.items():
+            signal.signal(each, handler)

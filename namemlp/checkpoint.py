@@ -1,0 +1,74 @@
+"""Find and read the checkpoints of runs."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from namemlp.errors import UserError
+
+RUNS = "lightning_logs"
+
+
+def find_checkpoint(which: str, root: Path) -> Path:
+    """The path of a checkpoint: `last` or `best` of the newest run below a folder, or a path as it is.
+
+    The newest run is the one whose checkpoint was written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    if which in ("last", "best"):
+        found = (root / RUNS).glob(f"version_*/checkpoints/{which}*.ckpt")
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        if newest is None:
+            raise UserError(
+                f"--ckpt_path {which}: no run in {root / RUNS} has a checkpoint; run fit first or give a path"
+            )
+        return newest
+    path = Path(which)
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"--ckpt_path {which}: {reason}; give a .ckpt file, or last for the newest run's last one")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this program, read without running anything that it may hold.
+
+    Raises:
+        UserError: the file is damaged, or not such a checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+        if {"vocabulary", "context_length"} <= model.keys() and "path" in data:
+            return checkpoint
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ):
+        pass
+    raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path")
+
+
+def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint was trained with, by their names on the command line."""
+    model = dict(checkpoint["hyper_parameters"])
+    data = dict(checkpoint["datamodule_hyper_parameters"])
+    settings = {"seed_everything": model.pop("seed")}
+    for name in ("optimizer", "lr_scheduler"):
+        settings[name] = model.pop(name)
+    data["vocabulary"] = model.pop("vocabulary")
+    for name in ("seed", "context_length"):  # these follow from the others
+        del data[name]
+    settings.update({f"model.{name}": value for name, value in model.items()})
+    settings.update({f"data.{name}": value for name, value in data.items()})
+    return settings

@@ -1,0 +1,109 @@
+"""A list of names as training, validation and test data."""
+
+from functools import cached_property
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from namemlp.corpus import Corpus, flat_stream, read_corpus, shuffled_order, split_sizes
+from namemlp.errors import UserError
+from namemlp.vocabulary import Vocabulary
+from namemlp.windows import ContextWindows, TrainingLoader, TrainingOrder
+
+
+class NamesDataModule(LightningDataModule):
+    """A list of names, split 80/10/10, as context windows of T characters and the character that follows.
+
+    After `setup("fit")` (or "validate", "test") `train_set`, `val_set` and `test_set` are `ContextWindows`, in the
+    order of the shuffled list; after `setup("predict")` `predict_set` is the whole list in its own order.
+
+    Args:
+        path: the list of names, one a line, UTF-8: a local path or an fsspec URL; null: the bundled list
+        lowercase: turn the names to lower case
+        vocabulary: the characters to use, '.' first; null: those of the list
+        split: the shares of training, validation and test
+        shuffles: how often the list is shuffled before it is split, each time from the same seed
+        split_seed: seed of these shuffles
+        context_length: how many characters the model sees (T)
+        batch_size: examples in a training batch
+        eval_batch_size: examples in a batch of validation, test and predict
+        replacement: draw training examples independently, as the notebook does, instead of going through all of them
+        num_workers: processes that prepare batches; 0: the main process, the fastest for data of this kind
+        seed: of the order in which training reads the examples
+
+    Raises:
+        UserError: a number is below what it may be, or (on first use) the list is not as it should be.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        lowercase: bool = False,
+        vocabulary: str | None = None,
+        split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        shuffles: int = 1,
+        split_seed: int = 42,
+        context_length: int = 3,
+        batch_size: int = 32,
+        eval_batch_size: int = 4096,
+        replacement: bool = False,
+        num_workers: int = 0,
+        seed: int = 2147483647,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        for name, least in dict(shuffles=0, context_length=1, batch_size=1, eval_batch_size=1, num_workers=0).items():
+            if self.hparams[name] < least:
+                raise UserError(f"{name} is {self.hparams[name]}: it must be at least {least}")
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The list of names, read on first use."""
+        given = self.hparams.vocabulary
+        return read_corpus(self.hparams.path, self.hparams.lowercase, Vocabulary(given) if given else None)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.corpus.vocabulary
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict":
+            self.predict_set = self._windows(np.arange(len(self.corpus)))[0]
+        elif not hasattr(self, "train_set"):
+            train, val, _ = split_sizes(len(self.corpus), self.hparams.split, self.corpus.source)
+            order = shuffled_order(len(self.corpus), self.hparams.split_seed, self.hparams.shuffles)
+            self.train_set, self.val_set, self.test_set = self._windows(order, train, train + val)
+
+    def _windows(self, order: np.ndarray, *cuts: int) -> list[ContextWindows]:
+        """The windows of the names in the given order, cut into sets before the given names."""
+        stream, positions = flat_stream(self.corpus, order, self.hparams.context_length)
+        cuts = self.corpus.sizes[order].cumsum()[np.array(cuts, dtype=int) - 1]  # names -> examples
+        return [
+            ContextWindows(stream, part, self.hparams.context_length) for part in positions.tensor_split(cuts.tolist())
+        ]
+
+    def train_dataloader(self) -> TrainingLoader:
+        order = TrainingOrder(len(self.train_set), self.hparams.batch_size, self.hparams.seed, self.hparams.replacement)
+        return TrainingLoader(self.train_set, sampler=order, **self._loader_settings)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.evaluation_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.evaluation_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.evaluation_loader(self.predict_set)
+
+    def evaluation_loader(self, examples: ContextWindows) -> DataLoader:
+        """All examples of a set in their order, in large batches."""
+        size = self.hparams.eval_batch_size
+        batches = [slice(start, start + size) for start in range(0, len(examples), size)]
+        return DataLoader(examples, sampler=batches, **self._loader_settings)
+
+    @property
+    def _loader_settings(self) -> dict:
+        # batch_size=None: an index of the sampler is a whole batch, read at once; nothing is collated.
+        workers = self.hparams.num_workers
+        return dict(batch_size=None, num_workers=workers, persistent_workers=workers > 0)

@@ -1,0 +1,154 @@
+"""The network as a LightningModule: loss, metrics, optimizer."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import ReduceLROnPlateau, instantiate_class
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from namemlp.errors import UserError
+from namemlp.network import NameMLP
+from namemlp.vocabulary import Vocabulary
+
+Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
+
+
+class NameModule(LightningModule):
+    """A `NameMLP` with cross-entropy, its metrics and an optimizer.
+
+    Everything that builds the model again is kept in its checkpoints: `NameModule.load_from_checkpoint(path)`.
+
+    Args:
+        vocabulary: the characters the model knows, '.' first; comes from the data
+        context_length: how many characters the model sees (T)
+        embedding_dim: numbers that stand for a character (C)
+        hidden_size: tanh units
+        init: start of the weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
+        seed: of the start of the weights
+        optimizer: {class_path, init_args} of a torch optimizer; null: SGD with lr 0.01
+        lr_scheduler: {class_path, init_args} of a torch scheduler, which steps once an update; null: constant
+
+    Raises:
+        UserError: a number is below 1.
+    """
+
+    def __init__(
+        self,
+        vocabulary: str,
+        context_length: int = 3,
+        embedding_dim: int = 5,
+        hidden_size: int = 200,
+        init: Literal["notebook", "scaled"] = "notebook",
+        seed: int = 2147483647,
+        optimizer: dict[str, Any] | None = None,
+        lr_scheduler: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name in ("context_length", "embedding_dim", "hidden_size"):
+            if self.hparams[name] < 1:
+                raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
+        self.vocabulary = Vocabulary(vocabulary)
+        size = len(self.vocabulary)
+        self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, seed)
+        self.metrics = nn.ModuleDict(
+            {
+                "loss": MeanMetric(),
+                "top1": MulticlassAccuracy(size, average="micro", validate_args=False),
+                "top5": MulticlassAccuracy(size, top_k=min(5, size), average="micro", validate_args=False),
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T) -> (B, V)
+        return self.network(x)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y = batch
+        self.batch_loss = F.cross_entropy(self(x), y)
+        return self.batch_loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Written here and not with self.log, which costs every step as much as a forward pass.
+        step = self.trainer.global_step + 1
+        if step % self.trainer.log_every_n_steps == 0:
+            loss = self.batch_loss.detach()
+            curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item()}
+            self._write({**curves, "lr": optimizer.param_groups[0]["lr"]}, step)
+
+    def on_train_start(self) -> None:
+        self.last_step = self.trainer.estimated_stepping_batches
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.global_step >= self.last_step:
+            self.trainer.should_stop = True  # the Trainer then validates, also where the interval does not end here
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._update_metrics(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._update_metrics(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The log-probability of each example's next character, (B,)."""
+        x, y = batch
+        return -F.cross_entropy(self(x), y, reduction="none")
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of some batches."""
+        for x, y in batches:
+            self._update_metrics((x.to(self.device), y.to(self.device)))
+        return self._compute_metrics()
+
+    def configure_optimizers(self) -> Any:
+        sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
+        try:
+            optimizer = instantiate_class(self.parameters(), self.hparams.optimizer or sgd)
+            if not self.hparams.lr_scheduler:
+                return optimizer
+            scheduler = instantiate_class(optimizer, self.hparams.lr_scheduler)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"the optimizer or its lr_scheduler does not take its settings: {error}") from error
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config = {"scheduler": scheduler, "monitor": scheduler.monitor}
+        else:
+            config = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _update_metrics(self, batch: Batch) -> None:
+        x, y = batch
+        logits = self(x)
+        self.metrics["loss"].update(F.cross_entropy(logits, y), weight=len(y))
+        self.metrics["top1"].update(logits, y)
+        self.metrics["top5"].update(logits, y)
+
+    def _compute_metrics(self) -> dict[str, float]:
+        values = {name: metric.compute() for name, metric in self.metrics.items()}
+        for metric in self.metrics.values():
+            metric.reset()
+        values["perplexity"] = values["loss"].exp()
+        values["bits_per_character"] = values["loss"] / math.log(2)
+        return {name: value.item() for name, value in values.items()}
+
+    def _log_metrics(self, split: str) -> None:
+        values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
+        # self.log is for checkpoints and other callbacks; its own x axis would be the number of batches.
+        self.log_dict(values, logger=False)
+        if not self.trainer.sanity_checking:
+            self._write(values, self.trainer.global_step)
+
+    def _write(self, values: dict[str, float], step: int) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(values, step)

@@ -1,0 +1,94 @@
+"""Context windows out of a flat stream, and the order in which training reads them."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class ContextWindows(Dataset):
+    """Examples (context, next character) read out of a flat stream of ids.
+
+    An index may be a number, a list, a slice or a tensor of numbers; with B examples asked for, the answer is
+    (B, T) contexts and (B,) targets, int64.
+
+    Args:
+        stream: (length,) ids.
+        positions: (examples,) where the examples' rows start in the stream.
+        context_length: T.
+    """
+
+    def __init__(self, stream: Tensor, positions: Tensor, context_length: int) -> None:
+        self.rows = stream.unfold(0, context_length + 1, 1)  # (length - T, T + 1), a view: nothing is copied
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int | list[int] | slice | Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.rows[self.positions[index]].long()  # (B, T + 1)
+        return rows[..., :-1], rows[..., -1]
+
+
+class TrainingOrder(Sampler[Tensor]):
+    """Which examples go into which batch: one pass is what is left of an epoch, as (B,) tensors of indices.
+
+    The order of epoch e is a pure function of (seed, e), and the place in it is `batches_read`, the number of batches
+    that training has taken since its start: nothing else is needed to go on exactly where a run stopped.
+
+    Args:
+        num_examples: size of the training split.
+        batch_size: B; without replacement the last batch of an epoch may be smaller.
+        seed: of the shuffles.
+        replacement: draw every example independently, as the notebook does, instead of going through all of them.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, seed: int, replacement: bool = False) -> None:
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.replacement = replacement
+        self.batches_read = 0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return -(-self.num_examples // self.batch_size)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """The indices of one epoch in the order in which they are read, (examples,) int64."""
+        # Hashed, because the generator takes 32 bits and seed + epoch would give neighbouring seeds the same epochs.
+        seed = random.Random(f"{self.seed} {epoch}").getrandbits(32)
+        generator = torch.Generator().manual_seed(seed)
+        if self.replacement:
+            return torch.randint(self.num_examples, (len(self) * self.batch_size,), generator=generator)
+        return torch.randperm(self.num_examples, generator=generator)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch, batch = divmod(self.batches_read, len(self))
+        order = self.epoch(epoch)
+        for start in range(batch * self.batch_size, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+class TrainingLoader(DataLoader):
+    """A DataLoader over a `TrainingOrder` that can stop after any batch and go on with the next one.
+
+    The Trainer saves and restores its state with every checkpoint. Batches that workers have prepared but training has
+    not taken do not count.
+    """
+
+    sampler: TrainingOrder
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in super().__iter__():
+            self.sampler.batches_read += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches_read": self.sampler.batches_read}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.batches_read = state["batches_read"]
