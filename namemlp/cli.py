@@ -188,6 +188,9 @@ class NameCLI(LightningCLI):
         # What these refuse is refused before there is a run folder.
         datamodule.setup("fit")
         model.configure_optimizers()
+        if self.ckpt_path is not None and 0 <= self.trainer.max_steps <= self.checkpoint["global_step"]:
+            print(f"already at step {self.checkpoint['global_step']:,}: give a larger --trainer.max_steps to train on")
+            return
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except Interrupted as interrupted:
@@ -216,7 +219,9 @@ class NameCLI(LightningCLI):
         corpus = datamodule.corpus
         of_characters = torch.cat(batches).double()  # (examples,)
         of_names = torch.segment_reduce(of_characters, "sum", lengths=torch.from_numpy(corpus.sizes))
-        sys.stdout.writelines(f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, of_names.tolist()))
+        sys.stdout.writelines(
+            f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, of_names.tolist(), strict=True)
+        )
 
     def _print_table(self, *splits: str) -> None:
         """The metrics of the model as it is now over whole splits."""

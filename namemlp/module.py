@@ -79,7 +79,8 @@ class NameModule(LightningModule):
         if step % self.trainer.log_every_n_steps == 0:
             loss = self.batch_loss.detach()
             curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item()}
-            self._write({**curves, "lr": optimizer.param_groups[0]["lr"]}, step)
+            for logger in self.loggers:
+                logger.log_metrics({**curves, "lr": optimizer.param_groups[0]["lr"]}, step)
 
     def on_train_start(self) -> None:
         self.last_step = self.trainer.estimated_stepping_batches
@@ -107,7 +108,7 @@ class NameModule(LightningModule):
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of some batches."""
+        """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of batches."""
         for x, y in batches:
             self._update_metrics((x.to(self.device), y.to(self.device)))
         return self._compute_metrics()
@@ -144,11 +145,6 @@ class NameModule(LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
-        # self.log is for checkpoints and other callbacks; its own x axis would be the number of batches.
-        self.log_dict(values, logger=False)
-        if not self.trainer.sanity_checking:
-            self._write(values, self.trainer.global_step)
-
-    def _write(self, values: dict[str, float], step: int) -> None:
-        for logger in self.loggers:
-            logger.log_metrics(values, step)
+        if self.trainer.state.fn == "fit":
+            values["step"] = float(self.trainer.global_step)  # the logger's x axis, else the number of batches less one
+        self.log_dict(values)

@@ -1,0 +1,290 @@
+"""The real command, run in a temporary folder."""
+
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from namemlp import NameModule
+from tests.conftest import SMALL, SMALL_LIST
+
+PROJECT = Path(__file__).parent.parent
+LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
+
+
+def curve(run, tag):
+    """The points of a curve as TensorBoard shows them: {step: value}."""
+    events = EventAccumulator(str(run)).Reload()
+    return {point.step: point.value for point in events.Scalars(tag)}
+
+
+def test_no_config_is_base_yaml(namemlp):
+    bare = namemlp("fit", "--print_config")
+    base = namemlp("fit", "--config", PROJECT / "configs" / "base.yaml", "--print_config")
+    assert bare.code == base.code == 0
+    assert yaml.safe_load(bare.out) == yaml.safe_load(base.out)
+
+
+def test_base_yaml_explains_every_setting_of_data_and_model(namemlp):
+    settings = yaml.safe_load(namemlp("fit", "--print_config").out)
+    lines = (PROJECT / "configs" / "base.yaml").read_text().splitlines()
+    for name in [*settings["data"], *settings["model"]]:
+        [line] = [line for line in lines if line.strip().startswith(f"{name}:")]
+        assert "#" in line
+
+
+def test_fit_leaves_a_run_folder_and_says_what_comes_next(fit):
+    result = fit(20, "--trainer.val_check_interval=10")
+    run = Path("lightning_logs/version_0")
+    files = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
+    assert [f for f in files if f.startswith("events")]
+    assert "config.yaml" in files
+    assert "checkpoints/last.ckpt" in files
+    [best] = [f for f in files if f.startswith("checkpoints/best-")]
+
+    steps = range(5, 21, 5)
+    for tag in ("train/loss", "train/log10_loss", "lr"):
+        assert list(curve(run, tag)) == list(steps)
+    val = curve(run, "val/loss")
+    assert list(val) == [10, 20]
+    losses = curve(run, "train/loss")
+    log10 = curve(run, "train/log10_loss")
+    assert all(10 ** log10[step] == pytest.approx(losses[step], rel=1e-5) for step in steps)
+    for tag in ("val/perplexity", "val/bits_per_character", "val/top1", "val/top5"):
+        assert list(curve(run, tag)) == [10, 20]
+
+    rows = {words[0]: words[1:] for line in result.out.splitlines() if (words := line.split())}
+    assert {"train", "val", "test"} <= rows.keys()
+    assert float(rows["val"][1]) == pytest.approx(val[20], abs=1e-4)
+    assert f"{val[20]:.4f}" in best  # the loss falls, so the last one is the best
+    assert LAST.format(0) in result.out
+    assert "tensorboard --logdir lightning_logs" in result.out
+    assert "--ckpt_path lightning_logs/version_0/checkpoints/last.ckpt --trainer.max_steps 40" in result.out
+    assert not result.err  # no tips, no warnings that do not apply
+
+
+def test_the_printed_resume_command_works(fit, namemlp):
+    result = fit(15)
+    command = re.search(r"python -m namemlp (fit .*)", result.out)[1].split()
+    result = namemlp(*command)
+    assert result.code == 0, result.err
+    assert list(curve("lightning_logs/version_0", "train/loss")) == list(range(5, 31, 5))
+
+
+def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
+    straight = fit(60, "--trainer.val_check_interval=20")
+    fit(30, "--trainer.val_check_interval=20")
+    fit(60, "--trainer.val_check_interval=20", "--ckpt_path=last")
+    assert not Path("lightning_logs/version_2").exists()
+    for tag in ("train/loss", "lr"):
+        assert curve("lightning_logs/version_1", tag) == curve("lightning_logs/version_0", tag)
+    whole = curve("lightning_logs/version_0", "val/loss")
+    assert list(whole) == [20, 40, 60]
+    resumed = curve("lightning_logs/version_1", "val/loss")
+    assert {step: resumed[step] for step in whole} == whole
+    first, second = (torch.load(LAST.format(run), weights_only=True) for run in (0, 1))
+    assert first["global_step"] == second["global_step"] == 60
+    for name, weights in first["state_dict"].items():
+        assert torch.equal(weights, second["state_dict"][name])
+    assert "train" in straight.out
+    assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["trainer"]["max_steps"] == 60
+
+
+def test_resuming_a_finished_run_says_how_to_train_on(fit):
+    fit(10)
+    before = Path(LAST.format(0)).read_bytes()
+    result = fit(10, "--ckpt_path=last")
+    assert "already at step 10: give a larger --trainer.max_steps" in result.out
+    assert Path(LAST.format(0)).read_bytes() == before
+
+
+def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
+    """Own list, own shape, own split: validate, test and predict find all of it in the checkpoint."""
+    fitted = fit(
+        10, "--model.context_length=5", "--data.shuffles=2", "--data.split=[0.7,0.2,0.1]", "--model.init=scaled"
+    )
+    tested = namemlp("test", "--ckpt_path=last")
+    assert tested.code == 0, tested.err
+    assert tested.out.strip() in fitted.out  # the same table
+    assert not tested.err
+    validated = namemlp("validate", "--ckpt_path", LAST.format(0))
+    assert [line for line in tested.out.splitlines() if line.startswith("val")] == validated.out.splitlines()[2:]
+
+    predicted = namemlp("predict", "--ckpt_path=best")
+    lines = [line.split("\t") for line in predicted.out.splitlines()]
+    assert [name for name, _ in lines] == SMALL_LIST
+    model = NameModule.load_from_checkpoint(LAST.format(0))
+    for name, score in lines[:10]:
+        ids = model.vocabulary.encode("....." + name + ".")
+        x = ids.unfold(0, 6, 1)
+        log_probabilities = model(x[:, :5]).log_softmax(1)
+        assert float(score) == pytest.approx(log_probabilities[torch.arange(len(x)), x[:, 5]].sum().item(), abs=1e-3)
+    assert sorted(p.name for p in Path("lightning_logs").iterdir()) == ["version_0"]  # looking leaves no runs behind
+
+
+def test_predict_takes_another_list_and_shows_characters_it_does_not_know(fit, namemlp):
+    fit(5)
+    Path("other.txt").write_text("bo\nava\n")
+    assert [
+        line.split()[0] for line in namemlp("predict", "--ckpt_path=last", "--data.path=other.txt").out.splitlines()
+    ] == ["bo", "ava"]
+    Path("other.txt").write_text("bo\nкатя\n")
+    result = namemlp("predict", "--ckpt_path=last", "--data.path=other.txt")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "namemlp: error: other.txt has 4 characters that the model does not know: 'а', 'к', 'т', 'я'\n"
+
+
+def test_last_is_the_run_written_last(fit, namemlp):
+    fit(5)
+    fit(10)
+    assert "already at step 10" in fit(10, "--ckpt_path=last").out
+    fit(15, f"--ckpt_path={LAST.format(0)}")
+    assert "already at step 15" in fit(15, "--ckpt_path=last").out
+
+
+def test_any_optimizer_and_scheduler_from_the_command_line(fit):
+    fit(10, "--optimizer=AdamW", "--optimizer.lr=0.003", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=5")
+    assert curve("lightning_logs/version_0", "lr") == pytest.approx({5: 0.003, 10: 0.0003})
+    checkpoint = torch.load(LAST.format(0), weights_only=True)
+    assert "exp_avg" in checkpoint["optimizer_states"][0]["state"][0]
+
+
+def test_the_seed_decides_start_and_order(fit):
+    fit(5)
+    fit(5, "--seed_everything=7")
+    fit(5, "--seed_everything=7")
+    first, second, third = (torch.load(LAST.format(run), weights_only=True)["state_dict"] for run in range(3))
+    name = "network.output.weight"
+    assert not torch.equal(first[name], second[name])
+    assert torch.equal(second[name], third[name])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, folder, signum):
+    command = [
+        sys.executable,
+        "-m",
+        "namemlp",
+        "fit",
+        "--data.path=names.txt",
+        *SMALL,
+        "--trainer.val_check_interval=200",
+    ]
+    process = subprocess.Popen([*command, "--trainer.max_steps=1000000"], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 400"):
+            break
+    process.send_signal(signum)
+    rest = process.stdout.read()
+    assert process.wait(60) == 128 + signum
+    stopped = int(re.search(r"stopped at step ([\d,]+)", rest)[1].replace(",", ""))
+    assert f"--ckpt_path {LAST.format(0)}" in rest
+    assert torch.load(LAST.format(0), weights_only=True)["global_step"] == stopped
+
+    fit(stopped + 50, "--trainer.val_check_interval=200", "--ckpt_path=last")
+    fit(stopped + 50, "--trainer.val_check_interval=200")
+    resumed, straight = (torch.load(LAST.format(run), weights_only=True)["state_dict"] for run in (0, 1))
+    for name, weights in straight.items():
+        assert torch.equal(weights, resumed[name])
+    assert curve("lightning_logs/version_0", "train/loss") == curve("lightning_logs/version_1", "train/loss")
+
+
+BAD_INPUT = {
+    "--data.path=none.txt": "none.txt: no such file; data.path takes a list of names, one a line",
+    "--data.path=.": ". is a folder; data.path takes a file, a list of names, one a line",
+    "--data.path=empty.txt": "empty.txt holds no names: write one a line",
+    "--data.path=latin.txt": "latin.txt, line 2: not UTF-8; save the list as UTF-8",
+    "--data.path=few.txt": "few.txt has 2 names, too few for a split of [0.8, 0.1, 0.1], which gives 1 / 0 / 1 names: "
+    "add names or change data.split",
+    "--data.path=dot.txt": "dot.txt, line 2: '.' inside a name is not allowed, it marks the end of one",
+    "--data.split=[1,1,1]": "data.split [1.0, 1.0, 1.0] must be three fractions above 0 that add up to 1",
+    "--data.batch_size=0": "batch_size is 0: it must be at least 1",
+    "--model.context_length=0": "context_length is 0: it must be at least 1",
+    "--model.context_length=three": "model.context_length cannot be three; give what --help shows",
+    "--model.hidden_size=0": "hidden_size is 0: it must be at least 1",
+    "--optimizer=Nope": "optimizer cannot be Nope; give a class of torch.optim",
+    "--optimizer.lr=-1": "the optimizer or its lr_scheduler does not take its settings: Invalid learning rate: -1.0",
+    "--lr_scheduler=Nope": "lr_scheduler cannot be Nope; give a class of torch.optim.lr_scheduler",
+    "--seed_everything=-1": "seed_everything is -1: it must be from 0 to 2**32 - 1",
+    "--trainer.val_check_interval=0": "trainer.val_check_interval is 0: give a number of updates, or "
+    "trainer.limit_val_batches 0",
+    "--trainer.precision=nope": "trainer.precision cannot be nope; give what --help shows",
+    "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: no such file; give a .ckpt file, or last for the newest run's "
+    "last one",
+    "--ckpt_path=last": "--ckpt_path last: no run in lightning_logs has a checkpoint; run fit first or give a path",
+    "--ckpt_path=few.txt": "few.txt is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path",
+    "--ckpt_path=other.ckpt": "other.ckpt is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path",
+}
+
+
+@pytest.mark.parametrize("argument", BAD_INPUT)
+def test_bad_input_is_one_sentence_and_leaves_nothing_behind(namemlp, argument):
+    Path("empty.txt").touch()
+    Path("latin.txt").write_bytes(b"emma\nj\xfcrgen\n")
+    Path("few.txt").write_text("emma\nava\n")
+    Path("dot.txt").write_text("emma\na.b\n")
+    torch.save({"state_dict": {}}, "other.ckpt")
+    result = namemlp("fit", "--trainer.max_steps=1", argument)
+    assert result.err == f"namemlp: error: {BAD_INPUT[argument]}\n"
+    assert (result.code, result.out) == (2, "")
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_a_truncated_checkpoint_is_refused(fit, namemlp, subcommand):
+    fit(5)
+    whole = Path(LAST.format(0)).read_bytes()
+    for size in (0, 1, 1000, len(whole) // 2, len(whole) - 1):
+        Path("cut.ckpt").write_bytes(whole[:size])
+        result = namemlp(subcommand, "--ckpt_path=cut.ckpt")
+        assert result.err == (
+            "namemlp: error: cut.ckpt is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path\n"
+        )
+        assert result.code == 2
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+def test_looking_at_a_model_needs_a_checkpoint(namemlp, subcommand):
+    result = namemlp(subcommand)
+    assert result.err == f"namemlp: error: {subcommand} needs a checkpoint: --ckpt_path last, or the path of one\n"
+    assert result.code == 2
+
+
+def test_another_shape_than_the_checkpoints_is_refused(fit, namemlp):
+    fit(5)
+    result = namemlp("test", "--ckpt_path=last", "--model.hidden_size=30")
+    assert result.code == 2
+    assert result.err == (
+        f"namemlp: error: model.hidden_size is 30 here but 20 in {LAST.format(0)}: "
+        "leave the setting out, or train a new model\n"
+    )
+
+
+def test_help_explains_settings(namemlp):
+    assert all(line in namemlp("--help").out for line in ("fit", "validate", "test", "predict"))
+    text = " ".join(namemlp("fit", "--help").out.split())
+    assert "how many characters the model sees (T) (type: int, default: 3)" in text
+    assert "examples in a training batch (type: int, default: 32)" in text
+    assert "--ckpt_path CKPT_PATH A checkpoint to go on from" in text
+
+
+def test_the_wheel_works_outside_the_project(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, PROJECT]
+    subprocess.run(build, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "import sys, namemlp; print(namemlp.__file__); sys.argv[1:] = ['fit', '--trainer.max_steps=2']; "
+    code += "from namemlp.cli import main; main()"
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(str(tmp_path / "site" / "namemlp"))
+    assert "32,178 names" in run.stdout
+    assert (tmp_path / LAST.format(0)).is_file()

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from lightning import Trainer
+
+from namemlp import NameModule, NamesDataModule, UserError
+from tests.conftest import SMALL_LIST
+
+
+@pytest.fixture
+def data(folder):
+    data = NamesDataModule("names.txt", context_length=4, batch_size=7)
+    data.setup("fit")
+    return data
+
+
+def test_the_bundled_list_is_the_default():
+    data = NamesDataModule()
+    data.setup("fit")
+    assert len(data.train_set) + len(data.val_set) + len(data.test_set) == 229_201
+    assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (183_430, 22_953, 22_818)
+
+
+def test_splits_are_whole_names_and_leave_nothing_out(data):
+    ends = [int((split[:][1] == 0).sum()) for split in (data.train_set, data.val_set, data.test_set)]
+    assert ends == [64, 8, 8]
+    for split in (data.train_set, data.val_set, data.test_set):
+        x, y = split[:]
+        assert not x[0].any()  # starts with a name's start
+        assert y[-1] == 0  # ends with a name's end
+    assert len(data.train_set) + len(data.val_set) + len(data.test_set) == sum(len(name) + 1 for name in SMALL_LIST)
+
+
+def test_evaluation_reads_every_example_once_in_order_and_in_large_batches(folder):
+    data = NamesDataModule("names.txt", eval_batch_size=20)
+    data.setup("validate")
+    batches = list(data.val_dataloader())
+    assert [len(y) for _, y in batches[:-1]] == [20] * (len(batches) - 1)
+    assert torch.equal(torch.cat([x for x, _ in batches]), data.val_set[:][0])
+    assert torch.equal(torch.cat([y for _, y in batches]), data.val_set[:][1])
+
+
+def test_predict_reads_the_whole_list_in_its_own_order(data):
+    data.setup("predict")
+    y = torch.cat([y for _, y in data.predict_dataloader()])
+    assert data.vocabulary.decode(y) == "".join(name + "." for name in SMALL_LIST)
+
+
+def test_predict_needs_no_split(folder):
+    (folder / "one.txt").write_text("emma")
+    data = NamesDataModule("one.txt")
+    data.setup("predict")
+    assert len(data.predict_set) == 5
+    with pytest.raises(UserError, match="has 1 name, too few"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_change_nothing(folder, num_workers):
+    data = NamesDataModule("names.txt", num_workers=num_workers, batch_size=10)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert loader.num_workers == num_workers
+    y = torch.cat([y for _, y in loader])
+    assert torch.equal(y, data.train_set[loader.sampler.epoch(0)][1])
+
+
+def test_the_whole_list_is_trained_on_in_an_epoch(data):
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    model = NameModule(data.vocabulary.characters, context_length=4)
+    read = []
+    model.on_train_batch_start = lambda batch, _: read.append(batch[1])
+    trainer.fit(model, datamodule=data)
+    assert trainer.global_step == -(-len(data.train_set) // 7)
+    assert torch.equal(torch.cat(read).sort().values, data.train_set[:][1].sort().values)
+
+
+@pytest.mark.parametrize("setting", ["context_length", "batch_size", "eval_batch_size"])
+def test_numbers_below_1_are_refused(setting):
+    with pytest.raises(UserError, match=f"{setting} is 0: it must be at least 1"):
+        NamesDataModule(**{setting: 0})

@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from namemlp.windows import ContextWindows, TrainingLoader, TrainingOrder
+
+
+def windows(n=10, context_length=2):
+    stream = torch.arange(n + context_length, dtype=torch.uint8)
+    return ContextWindows(stream, torch.arange(n, dtype=torch.int32), context_length)
+
+
+@pytest.mark.parametrize("index", [[3, 0, 7], torch.tensor([3, 0, 7])])
+def test_a_batch_is_read_at_once(index):
+    x, y = windows()[index]
+    assert x.tolist() == [[3, 4], [0, 1], [7, 8]]
+    assert y.tolist() == [5, 2, 9]
+    assert x.dtype == y.dtype == torch.int64
+
+
+def test_one_example_and_a_slice():
+    x, y = windows()[4]
+    assert (x.tolist(), y.item()) == ([4, 5], 6)
+    x, y = windows()[8:]
+    assert x.tolist() == [[8, 9], [9, 10]]
+
+
+def test_an_epoch_reads_every_example_once_and_the_next_in_another_order():
+    order = TrainingOrder(10, batch_size=4, seed=1)
+    first = list(order)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert len(order) == 3
+    assert sorted(torch.cat(first).tolist()) == list(range(10))
+    order.batches_read = 3
+    second = torch.cat(list(order)).tolist()
+    assert sorted(second) == list(range(10))
+    assert second != torch.cat(first).tolist()
+
+
+def test_an_epoch_is_a_pure_function_of_seed_and_number():
+    order = TrainingOrder(1000, batch_size=4, seed=1)
+    third = order.epoch(2)
+    torch.manual_seed(0)
+    list(order)
+    assert torch.equal(order.epoch(2), third)
+    assert torch.equal(TrainingOrder(1000, 32, seed=1).epoch(2), third)  # whatever the batch size
+    assert not torch.equal(TrainingOrder(1000, 4, seed=2).epoch(1), third)  # seed + epoch would be equal
+
+
+def test_with_replacement_batches_are_full_and_examples_come_as_they_may():
+    order = TrainingOrder(1001, batch_size=10, seed=1, replacement=True)
+    batches = list(order)
+    assert {len(batch) for batch in batches} == {10}
+    assert len(batches) == len(order) == 101
+    distinct = len(set(torch.cat(batches).tolist()))
+    assert 0.58 < distinct / 1001 < 0.69  # 1 - 1/e = 0.63 of all
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 4, 7])
+def test_the_loader_goes_on_where_it_stopped(stop, num_workers):
+    def loader():
+        order = TrainingOrder(10, batch_size=4, seed=5)
+        return TrainingLoader(windows(), sampler=order, batch_size=None, num_workers=num_workers)
+
+    def take(loader, n):
+        taken = []
+        while len(taken) < n:
+            for _, y in loader:
+                taken.append(y.tolist())
+                if len(taken) == n:
+                    break
+        return taken
+
+    whole = take(loader(), 9)
+    first = loader()
+    taken = take(first, stop)
+    assert first.state_dict() == {"batches_read": stop}  # not what workers have prepared ahead
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    assert taken + take(second, 9 - stop) == whole
