@@ -35,6 +35,10 @@ class StepProgress(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.folder = trainer.log_dir  # asked of all processes at once, so not only where there is a bar
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.enabled:
             return
@@ -42,7 +46,7 @@ class StepProgress(ProgressBar):
         sizes = " / ".join(f"{len(split):,}" for split in (data.train_set, data.val_set, data.test_set))
         print(f"{len(data.corpus):,} names, {len(data.vocabulary)} characters: {sizes} examples (train / val / test)")
         parameters = sum(p.numel() for p in pl_module.parameters())
-        print(f"{parameters:,} parameters on {pl_module.device}, run folder {trainer.log_dir}", flush=True)
+        print(f"{parameters:,} parameters on {pl_module.device}, run folder {self.folder}", flush=True)
         steps = trainer.estimated_stepping_batches
         self.bar = tqdm(
             total=None if steps == float("inf") else int(steps),

@@ -31,6 +31,7 @@ TRAINER_DEFAULTS = {
     "check_val_every_n_epoch": None,
     "log_every_n_steps": 50,
     "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
     "enable_progress_bar": True,
     "enable_checkpointing": True,
     "enable_model_summary": False,
@@ -117,6 +118,8 @@ class NameCLI(LightningCLI):
             raise UserError(f"seed_everything is {settings.seed_everything}: it must be from 0 to 2**32 - 1")
         if settings.trainer.val_check_interval == 0:
             raise UserError("trainer.val_check_interval is 0: give a number of updates, or trainer.limit_val_batches 0")
+        if settings.trainer.overfit_batches:  # Lightning would read our examples one by one
+            raise UserError("trainer.overfit_batches does not work here: use trainer.limit_train_batches")
         self.ckpt_path = None
         if settings.ckpt_path is not None:
             self.ckpt_path = find_checkpoint(settings.ckpt_path, Path(settings.trainer.default_root_dir or "."))
@@ -216,6 +219,8 @@ class NameCLI(LightningCLI):
     def predict(self, model: NameModule, datamodule: NamesDataModule) -> None:
         """Print each name of the list with its log-probability (in nats), one a line."""
         batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        if not self.trainer.is_global_zero:
+            return
         corpus = datamodule.corpus
         of_characters = torch.cat(batches).double()  # (examples,)
         of_names = torch.segment_reduce(of_characters, "sum", lengths=torch.from_numpy(corpus.sizes))
@@ -229,11 +234,11 @@ class NameCLI(LightningCLI):
         rows = {name: self.model.evaluate(self.datamodule.evaluation_loader(sets[name])) for name in splits}
         if not self.trainer.is_global_zero:
             return
-        print(f"\n{'split':<6}{'examples':>10}{'loss':>9}{'perplexity':>12}{'bits/char':>11}{'top-1':>8}{'top-5':>8}")
+        print(f"\n{'split':<6}{'examples':>10}{'loss':>12}{'perplexity':>12}{'bits/char':>12}{'top-1':>8}{'top-5':>8}")
         for name, row in rows.items():
             print(
-                f"{name:<6}{len(sets[name]):>10,}{row['loss']:>9.4f}{row['perplexity']:>12.5g}"
-                f"{row['bits_per_character']:>11.4f}{row['top1']:>8.1%}{row['top5']:>8.1%}"
+                f"{name:<6}{len(sets[name]):>10,}{row['loss']:>12.5g}{row['perplexity']:>12.5g}"
+                f"{row['bits_per_character']:>12.5g}{row['top1']:>8.1%}{row['top5']:>8.1%}"
             )
 
     def _last_checkpoint(self) -> Path:

@@ -84,7 +84,14 @@ class NamesDataModule(LightningDataModule):
         ]
 
     def train_dataloader(self) -> TrainingLoader:
-        order = TrainingOrder(len(self.train_set), self.hparams.batch_size, self.hparams.seed, self.hparams.replacement)
+        order = TrainingOrder(
+            len(self.train_set),
+            self.hparams.batch_size,
+            self.hparams.seed,
+            self.hparams.replacement,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+        )
         return TrainingLoader(self.train_set, sampler=order, **self._loader_settings)
 
     def val_dataloader(self) -> DataLoader:

@@ -104,7 +104,7 @@ class NameModule(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The log-probability of each example's next character, (B,)."""
         x, y = batch
-        return -F.cross_entropy(self(x), y, reduction="none")
+        return -F.cross_entropy(self(x).float(), y, reduction="none")
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -130,7 +130,7 @@ class NameModule(LightningModule):
 
     def _update_metrics(self, batch: Batch) -> None:
         x, y = batch
-        logits = self(x)
+        logits = self(x).float()  # half precision would round the loss to three digits
         self.metrics["loss"].update(F.cross_entropy(logits, y), weight=len(y))
         self.metrics["top1"].update(logits, y)
         self.metrics["top5"].update(logits, y)
@@ -147,4 +147,4 @@ class NameModule(LightningModule):
         values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
         if self.trainer.state.fn == "fit":
             values["step"] = float(self.trainer.global_step)  # the logger's x axis, else the number of batches less one
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=True)

@@ -44,18 +44,31 @@ class TrainingOrder(Sampler[Tensor]):
         batch_size: B; without replacement the last batch of an epoch may be smaller.
         seed: of the shuffles.
         replacement: draw every example independently, as the notebook does, instead of going through all of them.
+        num_replicas: processes that train together; an update reads B examples for each of them.
+        rank: which of these processes this is.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int, replacement: bool = False) -> None:
+    def __init__(
+        self,
+        num_examples: int,
+        batch_size: int,
+        seed: int,
+        replacement: bool = False,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
         self.num_examples = num_examples
-        self.batch_size = batch_size
+        self.update_size = batch_size * num_replicas  # examples in an update
         self.seed = seed
         self.replacement = replacement
+        self.num_replicas = num_replicas
+        self.rank = rank
         self.batches_read = 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
-        return -(-self.num_examples // self.batch_size)
+        """Batches in a whole epoch; an update that has not an example for every process is left out."""
+        full, rest = divmod(self.num_examples, self.update_size)
+        return full + (rest >= self.num_replicas)
 
     def epoch(self, epoch: int) -> Tensor:
         """The indices of one epoch in the order in which they are read, (examples,) int64."""
@@ -63,14 +76,17 @@ class TrainingOrder(Sampler[Tensor]):
         seed = random.Random(f"{self.seed} {epoch}").getrandbits(32)
         generator = torch.Generator().manual_seed(seed)
         if self.replacement:
-            return torch.randint(self.num_examples, (len(self) * self.batch_size,), generator=generator)
+            return torch.randint(self.num_examples, (len(self) * self.update_size,), generator=generator)
         return torch.randperm(self.num_examples, generator=generator)
 
     def __iter__(self) -> Iterator[Tensor]:
+        if len(self) == 0:
+            return
         epoch, batch = divmod(self.batches_read, len(self))
         order = self.epoch(epoch)
-        for start in range(batch * self.batch_size, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        for start in range(batch * self.update_size, len(self) * self.update_size, self.update_size):
+            update = order[start : start + self.update_size]
+            yield update if self.num_replicas == 1 else update.tensor_split(self.num_replicas)[self.rank]
 
 
 class TrainingLoader(DataLoader):

@@ -55,6 +55,23 @@ def test_with_replacement_batches_are_full_and_examples_come_as_they_may():
     assert 0.58 < distinct / 1001 < 0.69  # 1 - 1/e = 0.63 of all
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 59, 60, 61, 62, 63, 119])
+@pytest.mark.parametrize("num_replicas", [2, 3])
+def test_processes_share_an_epoch(n, num_replicas):
+    orders = [
+        TrainingOrder(n, 20 // num_replicas, seed=1, num_replicas=num_replicas, rank=r) for r in range(num_replicas)
+    ]
+    updates = list(zip(*map(list, orders), strict=True))
+    assert len(updates) == len(orders[0])
+    assert all(len(part) > 0 for update in updates for part in update)
+    read = [i for update in updates for part in update for i in part.tolist()]
+    assert len(set(read)) == len(read)
+    assert n - len(read) < num_replicas  # left out: what cannot be shared
+    if num_replicas == 2:  # then an update is that of one process with the same batch
+        alone = TrainingOrder(n, 20, seed=1)
+        assert [torch.cat(update).tolist() for update in updates] == [b.tolist() for b in alone][: len(updates)]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 4, 7])
 def test_the_loader_goes_on_where_it_stopped(stop, num_workers):
