@@ -292,6 +292,9 @@ def main() -> None:
                 **{name: {"description": text} for name, text in SUBCOMMANDS.items()},
             },
         )
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Lightning leaves it to the end of the process, where gloo may abort
+            torch.distributed.destroy_process_group()
     except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
