@@ -1,3 +1,42 @@
-from namemlp.cli import main
+"""`python -m namemlp` and the console script."""
 
-main()
+import logging
+import os
+import sys
+import warnings
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from namemlp.cli import NameCLI
+from namemlp.errors import UserError, fail
+
+
+def main() -> None:
+    """The console script."""
+    # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    # None of these applies: a batch is read in microseconds; a run goes on in its own folder; the deprecation is
+    # between Lightning and torch. What a run's callbacks know is of no use to test.
+    for message in (
+        ".*does not have many workers",
+        "Checkpoint directory .* exists and is not empty",
+        ".*LeafSpec",
+        "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
+    ):
+        warnings.filterwarnings("ignore", message)
+    try:
+        NameCLI()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Lightning leaves this to the end of the process, where gloo may abort.
+            torch.distributed.destroy_process_group()
+    except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, MisconfigurationException) as error:
+        fail(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 
+from namemlp.corpus import Corpus
 from namemlp.errors import UserError
 
 RUNS = "lightning_logs"
+# What must be as in a checkpoint: the shape for anything at all, the rest for training on with the same examples.
+SHAPE = ("model.context_length", "model.embedding_dim", "model.hidden_size")
+EXAMPLES = (
+    "seed_everything",
+    *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "batch_size", "replacement")),
+)
 
 
 def find_checkpoint(which: str, root: Path) -> Path:
@@ -72,3 +80,21 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     settings.update({f"model.{name}": value for name, value in model.items()})
     settings.update({f"data.{name}": value for name, value in data.items()})
     return settings
+
+
+def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, corpus: Corpus | None) -> None:
+    """Refuse settings under which a checkpoint cannot be used, or (where a corpus is given) be trained on.
+
+    Raises:
+        UserError: a setting, or the list of names, is not the checkpoint's.
+    """
+    saved = settings_of(checkpoint)
+    for name in SHAPE + (EXAMPLES if corpus else ()):
+        ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (given[name], saved[name]))
+        if ours != theirs:
+            raise UserError(f"{name} is {ours} here but {theirs} in {path}: set it to that, or train a new model")
+    if corpus and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
+        raise UserError(
+            f"{corpus.source} is not the list that {path} was trained on, which was "
+            f"{saved['data.path'] or 'the bundled one'}: set data.path to that, or train a new model"
+        )

@@ -1,11 +1,7 @@
 """The command line: `python -m namemlp fit|validate|test|predict`."""
 
-import logging
-import os
 import re
-import shlex
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,14 +11,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from namemlp.callbacks import Interrupted, LastCheckpoint, StepProgress
-from namemlp.checkpoint import RUNS, find_checkpoint, read_checkpoint, settings_of
+from namemlp.checkpoint import RUNS, check_settings, find_checkpoint, read_checkpoint, settings_of
 from namemlp.datamodule import NamesDataModule
-from namemlp.errors import UserError
+from namemlp.errors import UserError, fail
 from namemlp.module import NameModule
+from namemlp.report import metrics_table, next_steps, resume_command
 
 # What configs/base.yaml sets for the Trainer, so that `namemlp fit` does the same without it.
 TRAINER_DEFAULTS = {
@@ -37,10 +33,6 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "logger": True,
 }
-# What a checkpoint decides about the model; nothing can be loaded into another shape.
-SHAPE = ("vocabulary", "context_length", "embedding_dim", "hidden_size")
-
-
 SUBCOMMANDS = {
     "fit": "Train a model, or train it on from a checkpoint.",
     "validate": "Show a checkpoint's loss and accuracy on the validation split.",
@@ -68,6 +60,22 @@ class NameCLI(LightningCLI):
 
     A checkpoint's own settings are the defaults of whatever is done with it, so that it is enough by itself.
     """
+
+    def __init__(self) -> None:
+        super().__init__(
+            NameModule,
+            NamesDataModule,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=2147483647,
+            parser_class=NameParser,
+            load_from_checkpoint_support=False,  # NameModule keeps what it needs in its checkpoints itself
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "namemlp",
+                "description": "Train and use character-level name models.",
+                **{name: {"description": text} for name, text in SUBCOMMANDS.items()},
+            },
+        )
 
     def setup_parser(self, *args: Any) -> None:
         super().setup_parser(*args)
@@ -140,7 +148,8 @@ class NameCLI(LightningCLI):
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
         super().instantiate_classes()
         if self.ckpt_path is not None:
-            self._check_checkpoint_fits()
+            corpus = self.datamodule.corpus if fitting else None
+            check_settings(self.ckpt_path, self.checkpoint, self.config[self.subcommand], corpus)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -178,15 +187,6 @@ class NameCLI(LightningCLI):
             purge_step=self.checkpoint["global_step"] + 1,
         )
 
-    def _check_checkpoint_fits(self) -> None:
-        saved = self.checkpoint["hyper_parameters"]
-        for name in SHAPE:
-            if self.model.hparams[name] != saved[name]:
-                raise UserError(
-                    f"model.{name} is {self.model.hparams[name]!r} here but {saved[name]!r} in {self.ckpt_path}: "
-                    "leave the setting out, or train a new model"
-                )
-
     def fit(self, model: NameModule, datamodule: NamesDataModule) -> None:
         # What these refuse is refused before there is a run folder.
         datamodule.setup("fit")
@@ -194,27 +194,26 @@ class NameCLI(LightningCLI):
         if self.ckpt_path is not None and 0 <= self.trainer.max_steps <= self.checkpoint["global_step"]:
             print(f"already at step {self.checkpoint['global_step']:,}: give a larger --trainer.max_steps to train on")
             return
+        last = next((c for c in self.trainer.callbacks if isinstance(c, LastCheckpoint)), None)
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except Interrupted as interrupted:
-            print(f"stopped at step {self.trainer.global_step:,}; go on with:\n  {self._resume_command()}")
+            if self.trainer.is_global_zero:
+                print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(last.path)}")
             sys.exit(128 + interrupted.signum)
-        self._print_table("train", "val", "test")
-        if self.trainer.is_global_zero and self.trainer.checkpoint_callback and not self.trainer.fast_dev_run:
-            best = self.trainer.checkpoint_callback.best_model_path
+        self._print_metrics("train", "val", "test")
+        if self.trainer.is_global_zero and last and last.path.is_file():
             print(
-                f"\ncheckpoint  {self._last_checkpoint()}" + (f" (lowest val/loss: {Path(best).name})" if best else "")
+                f"\n{next_steps(last.path, self.trainer.checkpoint_callback.best_model_path, self.trainer.global_step)}"
             )
-            print(f"curves      tensorboard --logdir {self._last_checkpoint().parent.parent.parent}")
-            print(f"train on    {self._resume_command(2 * self.trainer.global_step)}")
 
     def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
         self.trainer.validate(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False)
-        self._print_table("val")
+        self._print_metrics("val")
 
     def test(self, model: NameModule, datamodule: NamesDataModule) -> None:
         self.trainer.test(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False)
-        self._print_table("train", "val", "test")
+        self._print_metrics("train", "val", "test")
 
     def predict(self, model: NameModule, datamodule: NamesDataModule) -> None:
         """Print each name of the list with its log-probability (in nats), one a line."""
@@ -228,75 +227,14 @@ class NameCLI(LightningCLI):
             f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, of_names.tolist(), strict=True)
         )
 
-    def _print_table(self, *splits: str) -> None:
+    def _print_metrics(self, *splits: str) -> None:
         """The metrics of the model as it is now over whole splits."""
-        sets = {name: getattr(self.datamodule, f"{name}_set") for name in splits}
-        rows = {name: self.model.evaluate(self.datamodule.evaluation_loader(sets[name])) for name in splits}
-        if not self.trainer.is_global_zero:
-            return
-        print(f"\n{'split':<6}{'examples':>10}{'loss':>12}{'perplexity':>12}{'bits/char':>12}{'top-1':>8}{'top-5':>8}")
-        for name, row in rows.items():
-            print(
-                f"{name:<6}{len(sets[name]):>10,}{row['loss']:>12.5g}{row['perplexity']:>12.5g}"
-                f"{row['bits_per_character']:>12.5g}{row['top1']:>8.1%}{row['top5']:>8.1%}"
-            )
-
-    def _last_checkpoint(self) -> Path:
-        return next(c.path for c in self.trainer.callbacks if isinstance(c, LastCheckpoint))
-
-    def _resume_command(self, max_steps: int | None = None) -> str:
-        last = self._last_checkpoint()
-        config = last.parent.parent / "config.yaml"
-        command = ["python", "-m", "namemlp", "fit"] + (["--config", str(config)] if config.is_file() else [])
-        command += ["--ckpt_path", str(last)]
-        return shlex.join(command + (["--trainer.max_steps", str(max_steps)] if max_steps else []))
+        sets = {split: getattr(self.datamodule, f"{split}_set") for split in splits}
+        metrics = {split: self.model.evaluate(self.datamodule.evaluation_loader(sets[split])) for split in splits}
+        if self.trainer.is_global_zero:
+            print(f"\n{metrics_table(metrics, {split: len(sets[split]) for split in splits})}")
 
 
 def as_dict(given: Namespace | None) -> dict[str, Any] | None:
     """A class setting as a plain dict."""
     return given and given.as_dict()
-
-
-def fail(message: str) -> NoReturn:
-    """End the program over a mistake of the user's."""
-    print(f"namemlp: error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main() -> None:
-    """The console script."""
-    # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
-    for package in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(package).setLevel(logging.WARNING)
-    # None of these applies: a batch is read in microseconds; a run goes on in its own folder; the deprecation is
-    # between Lightning and torch. What a run's callbacks know is of no use to test.
-    for message in (
-        ".*does not have many workers",
-        "Checkpoint directory .* exists and is not empty",
-        ".*LeafSpec",
-        "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
-    ):
-        warnings.filterwarnings("ignore", message)
-    try:
-        NameCLI(
-            NameModule,
-            NamesDataModule,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=2147483647,
-            parser_class=NameParser,
-            load_from_checkpoint_support=False,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "prog": "namemlp",
-                "description": "Train and use character-level name models.",
-                **{name: {"description": text} for name, text in SUBCOMMANDS.items()},
-            },
-        )
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Lightning leaves it to the end of the process, where gloo may abort
-            torch.distributed.destroy_process_group()
-    except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (UserError, MisconfigurationException) as error:
-        fail(" ".join(str(error).split()))

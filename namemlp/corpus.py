@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from importlib.resources import files
 
 import fsspec
@@ -36,6 +37,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells this list from another: the SHA-256 of its names and vocabulary."""
+        return sha256(self.vocabulary.characters.encode() + self.ids.tobytes()).hexdigest()
 
     @cached_property
     def names(self) -> list[str]:

@@ -83,6 +83,13 @@ class NamesDataModule(LightningDataModule):
             ContextWindows(stream, part, self.hparams.context_length) for part in positions.tensor_split(cuts.tolist())
         ]
 
+    def state_dict(self) -> dict[str, str]:
+        """What checkpoints keep besides the settings: which list it was."""
+        return {"corpus": self.corpus.digest}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Nothing: the list is not in the checkpoint. The command line compares the digests."""
+
     def train_dataloader(self) -> TrainingLoader:
         order = TrainingOrder(
             len(self.train_set),

@@ -1,5 +1,14 @@
-"""The one exception for what a user can put right."""
+"""How the program tells its user of a mistake."""
+
+import sys
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """A mistake in a file or a setting. Its text is one sentence that names it and the way out."""
+
+
+def fail(message: str) -> NoReturn:
+    """End the program over such a mistake: one line on stderr, exit code 2."""
+    print(f"namemlp: error: {message}", file=sys.stderr)
+    sys.exit(2)

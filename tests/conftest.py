@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from namemlp.cli import main
+from namemlp.__main__ import main
 
 # Small settings with which a whole fit takes a moment; an epoch of the list below is 12 updates.
 SMALL = ("--model.hidden_size=20", "--data.batch_size=32", "--trainer.log_every_n_steps=5", "--trainer.accelerator=cpu")

@@ -270,14 +270,42 @@ def test_looking_at_a_model_needs_a_checkpoint(namemlp, subcommand):
     assert result.code == 2
 
 
-def test_another_shape_than_the_checkpoints_is_refused(fit, namemlp):
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_another_shape_than_the_checkpoints_is_refused(fit, namemlp, subcommand):
     fit(5)
-    result = namemlp("test", "--ckpt_path=last", "--model.hidden_size=30")
-    assert result.code == 2
-    assert result.err == (
-        f"namemlp: error: model.hidden_size is 30 here but 20 in {LAST.format(0)}: "
-        "leave the setting out, or train a new model\n"
+    result = namemlp(subcommand, "--ckpt_path=last", "--model.hidden_size=30", "--trainer.max_steps=10")
+    sentence = f"model.hidden_size is 30 here but 20 in {LAST.format(0)}: set it to that, or train a new model"
+    assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("setting", "here", "there"),
+    [
+        ("--data.batch_size=16", "16", "32"),
+        ("--data.split=[0.6,0.2,0.2]", "[0.6, 0.2, 0.2]", "[0.8, 0.1, 0.1]"),
+        ("--data.shuffles=2", "2", "1"),
+        ("--seed_everything=3", "3", "2147483647"),
+    ],
+)
+def test_a_resumed_run_reads_the_same_examples(fit, namemlp, setting, here, there):
+    fit(5)
+    result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", setting)
+    name = setting[2:].split("=")[0]
+    sentence = f"{name} is {here} here but {there} in {LAST.format(0)}: set it to that, or train a new model"
+    assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
+
+
+def test_a_resumed_run_reads_the_same_list(fit, namemlp):
+    fit(5)
+    Path("other.txt").write_text("\n".join(reversed(SMALL_LIST)))
+    result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", "--data.path=other.txt")
+    sentence = f"other.txt is not the list that {LAST.format(0)} was trained on, which was names.txt"
+    assert (result.code, result.err) == (
+        2,
+        f"namemlp: error: {sentence}: set data.path to that, or train a new model\n",
     )
+    Path("moved.txt").write_text("\r\n".join(SMALL_LIST))
+    fit(10, "--ckpt_path=last", "--data.path=moved.txt")
 
 
 def test_help_explains_settings(namemlp):
@@ -294,7 +322,7 @@ def test_the_wheel_works_outside_the_project(tmp_path):
     [wheel] = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = "import sys, namemlp; print(namemlp.__file__); sys.argv[1:] = ['fit', '--trainer.max_steps=2']; "
-    code += "from namemlp.cli import main; main()"
+    code += "from namemlp.__main__ import main; main()"
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
