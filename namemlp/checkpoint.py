@@ -1,6 +1,5 @@
 """Find and read the checkpoints of runs."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +49,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
-        if {"vocabulary", "context_length"} <= model.keys() and "path" in data:
-            return checkpoint
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-    ):
-        pass
-    raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path")
+        settings_of(checkpoint), checkpoint["NamesDataModule"]["corpus"], checkpoint["global_step"]
+    except Exception as error:  # a damaged file fails in many ways
+        raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path") from error
+    return checkpoint
 
 
 def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
