@@ -59,12 +59,10 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was trained with, by their names on the command line."""
     model = dict(checkpoint["hyper_parameters"])
     data = dict(checkpoint["datamodule_hyper_parameters"])
-    settings = {"seed_everything": model.pop("seed")}
-    for name in ("optimizer", "lr_scheduler"):
-        settings[name] = model.pop(name)
+    settings = {name: model.pop(name) for name in ("optimizer", "lr_scheduler")}
+    settings["seed_everything"] = data.pop("seed")
     data["vocabulary"] = model.pop("vocabulary")
-    for name in ("seed", "context_length"):  # these follow from the others
-        del data[name]
+    del data["context_length"]  # follows from the model's
     settings.update({f"model.{name}": value for name, value in model.items()})
     settings.update({f"data.{name}": value for name, value in data.items()})
     return settings

@@ -98,7 +98,7 @@ class NameCLI(LightningCLI):
             "--seed_everything",
             type=int,
             default=self.seed_everything_default,
-            help="Seed of everything random: the start of the weights and the order of the training examples.",
+            help="Seed of the order of the training examples and of all else that is random but the weights' start.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -113,7 +113,6 @@ class NameCLI(LightningCLI):
         parser.set_defaults({"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}})
         for name in ("optimizer", "lr_scheduler"):
             parser.link_arguments(name, f"model.{name}", compute_fn=as_dict)
-        parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("model.context_length", "data.context_length")
         parser.link_arguments("data.vocabulary", "model.vocabulary", compute_fn=str, apply_on="instantiate")

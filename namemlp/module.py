@@ -30,7 +30,7 @@ class NameModule(LightningModule):
         embedding_dim: numbers that stand for a character (C)
         hidden_size: tanh units
         init: start of the weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
-        seed: of the start of the weights
+        init_seed: seed of the start of the weights, the notebook's own; seed_everything does not change it
         optimizer: {class_path, init_args} of a torch optimizer; null: SGD with lr 0.01
         lr_scheduler: {class_path, init_args} of a torch scheduler, which steps once an update; null: constant
 
@@ -45,7 +45,7 @@ class NameModule(LightningModule):
         embedding_dim: int = 5,
         hidden_size: int = 200,
         init: Literal["notebook", "scaled"] = "notebook",
-        seed: int = 2147483647,
+        init_seed: int = 2147483647,
         optimizer: dict[str, Any] | None = None,
         lr_scheduler: dict[str, Any] | None = None,
     ) -> None:
@@ -56,7 +56,7 @@ class NameModule(LightningModule):
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
         self.vocabulary = Vocabulary(vocabulary)
         size = len(self.vocabulary)
-        self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, seed)
+        self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed)
         self.metrics = nn.ModuleDict(
             {
                 "loss": MeanMetric(),
