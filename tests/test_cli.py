@@ -97,6 +97,20 @@ def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
     assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["trainer"]["max_steps"] == 60
 
 
+def test_what_a_killed_run_drew_beyond_its_checkpoint_is_drawn_once(fit):
+    fit(60)
+    fit(20)
+    last = Path(LAST.format(1))
+    before_the_kill = last.read_bytes()
+    fit(40, "--ckpt_path=last")
+    last.write_bytes(before_the_kill)
+    fit(60, "--ckpt_path=last")
+    for tag in ("train/loss", "lr"):
+        assert curve("lightning_logs/version_1", tag) == curve("lightning_logs/version_0", tag)
+    points = EventAccumulator("lightning_logs/version_1").Reload().Scalars("train/loss")
+    assert [point.step for point in points] == list(range(5, 61, 5))
+
+
 def test_resuming_a_finished_run_says_how_to_train_on(fit):
     fit(10)
     before = Path(LAST.format(0)).read_bytes()
@@ -110,6 +124,7 @@ def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
     fitted = fit(
         10, "--model.context_length=5", "--data.shuffles=2", "--data.split=[0.7,0.2,0.1]", "--model.init=scaled"
     )
+    files = sorted(Path().rglob("*"))
     tested = namemlp("test", "--ckpt_path=last")
     assert tested.code == 0, tested.err
     assert tested.out.strip() in fitted.out  # the same table
@@ -126,7 +141,7 @@ def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
         x = ids.unfold(0, 6, 1)
         log_probabilities = model(x[:, :5]).log_softmax(1)
         assert float(score) == pytest.approx(log_probabilities[torch.arange(len(x)), x[:, 5]].sum().item(), abs=1e-3)
-    assert sorted(p.name for p in Path("lightning_logs").iterdir()) == ["version_0"]  # looking leaves no runs behind
+    assert sorted(Path().rglob("*")) == files  # looking leaves nothing behind
 
 
 def test_predict_takes_another_list_and_shows_characters_it_does_not_know(fit, namemlp):
@@ -180,12 +195,14 @@ def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, folder, si
         "--trainer.val_check_interval=200",
     ]
     process = subprocess.Popen([*command, "--trainer.max_steps=1000000"], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step 400"):
-            break
-    process.send_signal(signum)
-    rest = process.stdout.read()
-    assert process.wait(60) == 128 + signum
+    try:
+        while not process.stdout.readline().startswith("step 400"):
+            assert process.poll() is None
+        process.send_signal(signum)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signum
     stopped = int(re.search(r"stopped at step ([\d,]+)", rest)[1].replace(",", ""))
     assert f"--ckpt_path {LAST.format(0)}" in rest
     assert torch.load(LAST.format(0), weights_only=True)["global_step"] == stopped

@@ -143,7 +143,7 @@ def test_default_split_is_the_notebooks(n):
 
 
 def test_split_loses_no_name_to_rounding():
-    assert split_sizes(10, (0.7, 0.2, 0.1), "list") == (7, 2, 1)
+    assert split_sizes(30, (0.7, 0.2, 0.1), "list") == (21, 6, 3)
 
 
 @pytest.mark.parametrize(
