@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from tqdm import tqdm
 
 
@@ -62,7 +62,7 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = outputs["loss"]
+        self.loss = outputs["loss"] * trainer.accumulate_grad_batches  # the Trainer has divided it
         if self.enabled and time.monotonic() >= self.due:
             self._refresh(trainer)
             self.due = time.monotonic() + self.REFRESH
@@ -74,11 +74,8 @@ class StepProgress(ProgressBar):
         if self.bar.disable:
             seconds = time.monotonic() - self.start[0]
             speed = (trainer.global_step - self.start[1]) / seconds
-            loss = trainer.callback_metrics["val/loss"]
-            print(
-                f"step {trainer.global_step:,}: loss {self.loss.item():.4f}, val/loss {loss:.4f}, {speed:,.0f} steps/s",
-                flush=True,
-            )
+            losses = f"loss {self.loss.item():.4f}, val/loss {trainer.callback_metrics['val/loss']:.4f}"
+            print(f"step {trainer.global_step:,}: {losses}, {speed:,.0f} steps/s", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close(trainer)
@@ -100,17 +97,32 @@ class StepProgress(ProgressBar):
             self.bar = None
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint with the lowest val/loss, checkpoints/best-….ckpt."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            monitor="val/loss",
+            filename="best-step{step}-loss{val/loss:.4f}",
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
+        )
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps checkpoints/last.ckpt up to date: after each validation, at the end, and on Ctrl-C or SIGTERM.
 
-    (ModelCheckpoint's save_last writes it only when the monitored value has improved.)
+    (ModelCheckpoint's save_last writes it only when the monitored value has improved.) It is only ever written between
+    two updates: a gradient that waits for more batches to make an update would be lost.
 
     Raises:
-        Interrupted: after a signal, once the update under way is done and last.ckpt is written.
+        Interrupted: after a signal, once the update under way (and the validation after it, if one is due) is done and
+            last.ckpt is written.
     """
 
     def __init__(self) -> None:
         self.saved_step = -1
+        self.overdue = False  # a validation came in the middle of an update
         self.signum = None
         self.before = {}  # the signal handlers to put back
 
@@ -118,18 +130,36 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+        self.last_step = trainer.estimated_stepping_batches
         self.before = {each: signal.signal(each, self._ask_to_stop) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.signum is not None:
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if self.step >= self.last_step:
+            # Without a validation this is the last moment at which the Trainer counts the epoch as under way, so that
+            # more epochs can follow.
+            if not trainer.enable_validation:
+                self._save(trainer)
+        elif self._asked_to_stop(trainer) and not self._validation_is_next(trainer):
             self._save(trainer)
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum or signal.SIGTERM)
+        elif self.overdue:
+            self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save(trainer)
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if trainer.fit_loop._should_accumulate():
+            self.overdue = True
+            return
+        self._save(trainer)
+        if trainer.global_step < self.last_step and self._asked_to_stop(trainer):
+            raise Interrupted(self.signum or signal.SIGTERM)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
@@ -139,9 +169,19 @@ class LastCheckpoint(Checkpoint):
         self._restore_signals()
 
     def _save(self, trainer: Trainer) -> None:
+        self.overdue = False
         if trainer.global_step != self.saved_step and not trainer.fast_dev_run:
             trainer.save_checkpoint(self.path)
             self.saved_step = trainer.global_step
+
+    def _asked_to_stop(self, trainer: Trainer) -> bool:
+        asked = self.signum is not None
+        # Several processes have to stop at the same update, whichever of them the signal has reached.
+        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+
+    @staticmethod
+    def _validation_is_next(trainer: Trainer) -> bool:
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
     def _ask_to_stop(self, signum: int, frame: Any) -> None:
         self.signum = signum

@@ -10,9 +10,9 @@ from namemlp.corpus import Corpus
 from namemlp.errors import UserError
 
 RUNS = "lightning_logs"
-# What must be as in a checkpoint: the shape for anything at all, the rest for training on with the same examples.
-SHAPE = ("model.context_length", "model.embedding_dim", "model.hidden_size")
-EXAMPLES = (
+# What must be as in a checkpoint: the shape for anything at all, the rest for going on with the same updates.
+SHAPE = ("data.vocabulary", "model.context_length", "model.embedding_dim", "model.hidden_size")
+UPDATES = (
     "seed_everything",
     *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "batch_size", "replacement")),
 )
@@ -28,7 +28,7 @@ def find_checkpoint(which: str, root: Path) -> Path:
     """
     if which in ("last", "best"):
         found = (root / RUNS).glob(f"version_*/checkpoints/{which}*.ckpt")
-        newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        newest = max(filter(Path.is_file, found), key=lambda path: path.stat().st_mtime_ns, default=None)
         if newest is None:
             raise UserError(
                 f"--ckpt_path {which}: no run in {root / RUNS} has a checkpoint; run fit first or give a path"
@@ -41,17 +41,21 @@ def find_checkpoint(which: str, root: Path) -> Path:
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, fitting: bool) -> dict[str, Any]:
     """A checkpoint of this program, read without running anything that it may hold.
 
     Raises:
-        UserError: the file is damaged, or not such a checkpoint.
+        UserError: the file is damaged, is not such a checkpoint, or (for fitting) has only the weights.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings_of(checkpoint), checkpoint["NamesDataModule"]["corpus"], checkpoint["global_step"]
+        settings_of(checkpoint), int(checkpoint["global_step"])
+        for part in ("NamesDataModule", "state_dict", "pytorch-lightning_version"):
+            checkpoint[part]
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path") from error
+    if fitting and not {"loops", "callbacks", "optimizer_states", "lr_schedulers"} <= checkpoint.keys():
+        raise UserError(f"{path} has only the weights, which is not enough to train on: give another --ckpt_path")
     return checkpoint
 
 
@@ -68,19 +72,37 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, corpus: Corpus | None) -> None:
-    """Refuse settings under which a checkpoint cannot be used, or (where a corpus is given) be trained on.
+def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, corpus: Corpus, fitting: bool) -> None:
+    """Refuse settings under which a checkpoint cannot be used, or (for fitting) not go on as it was.
 
     Raises:
         UserError: a setting, or the list of names, is not the checkpoint's.
     """
-    saved = settings_of(checkpoint)
-    for name in SHAPE + (EXAMPLES if corpus else ()):
-        ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (given[name], saved[name]))
-        if ours != theirs:
-            raise UserError(f"{name} is {ours} here but {theirs} in {path}: set it to that, or train a new model")
-    if corpus and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
+    saved, ours = flat(settings_of(checkpoint)), flat(given.as_dict())
+    ours["data.vocabulary"] = corpus.vocabulary.characters
+    names = list(SHAPE)
+    if fitting:
+        names += UPDATES
+        names += sorted(name for name in saved | ours if name.startswith(("optimizer", "lr_scheduler")))
+    for name in names:
+        if ours.get(name) != saved.get(name):
+            raise UserError(
+                f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}: "
+                "set it to that, or train a new model"
+            )
+    if fitting and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
         raise UserError(
             f"{corpus.source} is not the list that {path} was trained on, which was "
             f"{saved['data.path'] or 'the bundled one'}: set data.path to that, or train a new model"
         )
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, such as optimizer.init_args.lr."""
+    named = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            named |= flat(value, f"{prefix}{name}.")
+        else:
+            named[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return named

@@ -1,58 +1,23 @@
 """The command line: `python -m namemlp fit|validate|test|predict`."""
 
-import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
-from namemlp.callbacks import Interrupted, LastCheckpoint, StepProgress
+from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint, StepProgress
 from namemlp.checkpoint import RUNS, check_settings, find_checkpoint, read_checkpoint, settings_of
 from namemlp.datamodule import NamesDataModule
-from namemlp.errors import UserError, fail
+from namemlp.errors import UserError
 from namemlp.module import NameModule
-from namemlp.report import metrics_table, next_steps, resume_command
-
-# What configs/base.yaml sets for the Trainer, so that `namemlp fit` does the same without it.
-TRAINER_DEFAULTS = {
-    "max_steps": 50_000,
-    "val_check_interval": 5_000,
-    "check_val_every_n_epoch": None,
-    "log_every_n_steps": 50,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-    "enable_progress_bar": True,
-    "enable_checkpointing": True,
-    "enable_model_summary": False,
-    "logger": True,
-}
-SUBCOMMANDS = {
-    "fit": "Train a model, or train it on from a checkpoint.",
-    "validate": "Show a checkpoint's loss and accuracy on the validation split.",
-    "test": "Show a checkpoint's loss and accuracy on the training, validation and test split.",
-    "predict": "Print each name of a list with its log-probability under a checkpoint's model.",
-}
-
-
-class NameParser(LightningArgumentParser):
-    """An argument parser whose errors are one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = " ".join(message.split())
-        # jsonargparse lists every type that it has tried; what was given and where is what helps.
-        rejected = re.match(r'Parser key "(?P<key>[\w.]+)": .*(?:Given|Got) value: (?P<value>.*)', message)
-        if rejected:
-            wanted = {"optimizer": "a class of torch.optim", "lr_scheduler": "a class of torch.optim.lr_scheduler"}
-            hint = wanted.get(rejected["key"], "what --help shows")
-            message = f"{rejected['key']} cannot be {rejected['value']}; give {hint}"
-        fail(message)
+from namemlp.report import is_run_folder, metrics_table, next_steps, resume_command
+from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, as_dict, refuse
 
 
 class NameCLI(LightningCLI):
@@ -118,23 +83,24 @@ class NameCLI(LightningCLI):
         parser.link_arguments("data.vocabulary", "model.vocabulary", compute_fn=str, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        self._parse(parser, args)
         subcommand = self.config.subcommand
         settings = self.config[subcommand]
-        if not 0 <= settings.seed_everything < 2**32:
-            raise UserError(f"seed_everything is {settings.seed_everything}: it must be from 0 to 2**32 - 1")
-        if settings.trainer.val_check_interval == 0:
-            raise UserError("trainer.val_check_interval is 0: give a number of updates, or trainer.limit_val_batches 0")
-        if settings.trainer.overfit_batches:  # Lightning would read our examples one by one
-            raise UserError("trainer.overfit_batches does not work here: use trainer.limit_train_batches")
         self.ckpt_path = None
         if settings.ckpt_path is not None:
             self.ckpt_path = find_checkpoint(settings.ckpt_path, Path(settings.trainer.default_root_dir or "."))
-            self.checkpoint = read_checkpoint(self.ckpt_path)
+            self.checkpoint = read_checkpoint(self.ckpt_path, fitting=subcommand == "fit")
             self._subcommand_parsers[subcommand].set_defaults(settings_of(self.checkpoint))
-            super().parse_arguments(parser, args)
+            self._parse(parser, args)
         elif subcommand != "fit":
             raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, or the path of one")
+        refuse(self.config[subcommand])
+
+    def _parse(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            raise UserError(f"a --config file is not UTF-8: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let the checkpoint win over the command line; see parse_arguments."""
@@ -147,8 +113,12 @@ class NameCLI(LightningCLI):
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
         super().instantiate_classes()
         if self.ckpt_path is not None:
-            corpus = self.datamodule.corpus if fitting else None
-            check_settings(self.ckpt_path, self.checkpoint, self.config[self.subcommand], corpus)
+            settings = self.config[self.subcommand]
+            check_settings(self.ckpt_path, self.checkpoint, settings, self.datamodule.corpus, fitting)
+            try:
+                self.model.load_state_dict(self.checkpoint["state_dict"])
+            except RuntimeError as error:
+                raise UserError(f"{self.ckpt_path} does not hold the weights of its model: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -157,16 +127,13 @@ class NameCLI(LightningCLI):
         if logger is None or logger is True:
             logger = self._run_logger(Path(settings.default_root_dir or ".")) if fitting else False
         callbacks = settings.callbacks or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks = [*callbacks, StepProgress()]
+            callbacks.append(StepProgress())
+        self.best = self.last = None
         if settings.enable_checkpointing is not False and fitting:
-            best = ModelCheckpoint(
-                monitor="val/loss",
-                filename="best-step{step}-loss{val/loss:.4f}",
-                auto_insert_metric_name=False,
-                save_on_train_epoch_end=False,
-            )
-            callbacks = [*callbacks, best, LastCheckpoint()]
+            self.best, self.last = BestCheckpoint(), LastCheckpoint()
+            callbacks += [self.best, self.last]
         try:
             return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError) as error:
@@ -174,9 +141,9 @@ class NameCLI(LightningCLI):
 
     def _run_logger(self, root: Path) -> TensorBoardLogger:
         """The logger of a new run folder, or of the one that the checkpoint lies in."""
-        if self.ckpt_path is None or self.ckpt_path.parent.name != "checkpoints":
+        run = self.ckpt_path and self.ckpt_path.parent.parent
+        if run is None or not is_run_folder(run):
             return TensorBoardLogger(root, name=RUNS, default_hp_metric=False)
-        run = self.ckpt_path.parent.parent
         # What an interrupted run has drawn beyond its checkpoint is drawn again: TensorBoard drops the first try.
         return TensorBoardLogger(
             run.parent.parent,
@@ -190,21 +157,32 @@ class NameCLI(LightningCLI):
         # What these refuse is refused before there is a run folder.
         datamodule.setup("fit")
         model.configure_optimizers()
-        if self.ckpt_path is not None and 0 <= self.trainer.max_steps <= self.checkpoint["global_step"]:
+        if self.ckpt_path is not None and self._is_finished():
             print(f"already at step {self.checkpoint['global_step']:,}: give a larger --trainer.max_steps to train on")
             return
-        last = next((c for c in self.trainer.callbacks if isinstance(c, LastCheckpoint)), None)
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except Interrupted as interrupted:
             if self.trainer.is_global_zero:
-                print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(last.path)}")
+                print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(self.last.path)}")
             sys.exit(128 + interrupted.signum)
+        except (ValueError, RuntimeError, ZeroDivisionError, AttributeError) as error:
+            if not raised_in(error, "torch.optim", "lightning"):
+                raise
+            raise UserError(f"training cannot go on with these settings: {error}") from error
         self._print_metrics("train", "val", "test")
-        if self.trainer.is_global_zero and last and last.path.is_file():
-            print(
-                f"\n{next_steps(last.path, self.trainer.checkpoint_callback.best_model_path, self.trainer.global_step)}"
-            )
+        if self.trainer.is_global_zero and self.last is not None and self.last.saved_step >= 0:
+            by_epochs = self.trainer.max_epochs not in (None, -1)
+            steps = next_steps(self.last.path, self.best.best_model_path, self.trainer.global_step, by_epochs)
+            print(f"\n{steps}")
+
+    def _is_finished(self) -> bool:
+        """Whether a checkpoint has all the updates, or all the epochs, that are asked for."""
+        read = self.checkpoint["NamesDataModule"]["train_loader"]
+        epoch = -(-len(self.datamodule.train_set) // read["update_size"])  # updates
+        steps, epochs = self.trainer.max_steps, self.trainer.max_epochs
+        done = 0 <= steps <= self.checkpoint["global_step"]
+        return done or (epochs is not None and 0 <= epochs * epoch <= read["batches_read"])
 
     def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
         self.trainer.validate(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False)
@@ -217,9 +195,11 @@ class NameCLI(LightningCLI):
     def predict(self, model: NameModule, datamodule: NamesDataModule) -> None:
         """Print each name of the list with its log-probability (in nats), one a line."""
         batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        corpus = datamodule.corpus
+        if sum(map(len, batches or [])) != len(corpus.ids):
+            raise UserError("predict needs the whole list: leave out limit_predict_batches and fast_dev_run")
         if not self.trainer.is_global_zero:
             return
-        corpus = datamodule.corpus
         of_characters = torch.cat(batches).double()  # (examples,)
         of_names = torch.segment_reduce(of_characters, "sum", lengths=torch.from_numpy(corpus.sizes))
         sys.stdout.writelines(
@@ -234,6 +214,9 @@ class NameCLI(LightningCLI):
             print(f"\n{metrics_table(metrics, {split: len(sets[split]) for split in splits})}")
 
 
-def as_dict(given: Namespace | None) -> dict[str, Any] | None:
-    """A class setting as a plain dict."""
-    return given and given.as_dict()
+def raised_in(error: BaseException, *modules: str) -> bool:
+    """Whether an error comes from one of these modules, and not from what they have called."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "").startswith(modules)

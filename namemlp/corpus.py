@@ -100,7 +100,7 @@ def _read_text(path: str | None, source: str) -> str:
         raise UserError(f"{source}: no such file; data.path takes a list of names, one a line") from None
     except IsADirectoryError:
         raise UserError(f"{source} is a folder; data.path takes a file, a list of names, one a line") from None
-    except (OSError, ValueError, ImportError) as error:  # no permission, unknown or not installed protocol, ...
+    except Exception as error:  # no permission, unknown or not installed protocol, a damaged archive, ...
         raise UserError(f"{source} cannot be read: {error}") from error
     try:
         return data.decode("utf-8-sig")
@@ -148,7 +148,7 @@ def split_sizes(n: int, fractions: tuple[float, float, float], source: str) -> t
         UserError: the fractions do not add up to 1, or a split would be empty.
     """
     train, val, test = fractions
-    if min(fractions) <= 0 or abs(train + val + test - 1) > 1e-6:
+    if not min(fractions) > 0 or not abs(train + val + test - 1) < 1e-6:
         raise UserError(f"data.split {list(fractions)} must be three fractions above 0 that add up to 1")
     # Rounded, because in floating point 0.7 + 0.2 is a little less than 0.9 and would lose a name.
     first, second = int(train * n), int(round(train + val, 9) * n)

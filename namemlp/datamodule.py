@@ -1,6 +1,7 @@
 """A list of names as training, validation and test data."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
@@ -56,12 +57,13 @@ class NamesDataModule(LightningDataModule):
         for name, least in dict(shuffles=0, context_length=1, batch_size=1, eval_batch_size=1, num_workers=0).items():
             if self.hparams[name] < least:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least {least}")
+        self._train_loader_state = None  # of a checkpoint, for the next training loader
 
     @cached_property
     def corpus(self) -> Corpus:
         """The list of names, read on first use."""
         given = self.hparams.vocabulary
-        return read_corpus(self.hparams.path, self.hparams.lowercase, Vocabulary(given) if given else None)
+        return read_corpus(self.hparams.path, self.hparams.lowercase, None if given is None else Vocabulary(given))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -83,12 +85,13 @@ class NamesDataModule(LightningDataModule):
             ContextWindows(stream, part, self.hparams.context_length) for part in positions.tensor_split(cuts.tolist())
         ]
 
-    def state_dict(self) -> dict[str, str]:
-        """What checkpoints keep besides the settings: which list it was."""
-        return {"corpus": self.corpus.digest}
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep besides the settings: which list it was, and the place in its order."""
+        return {"corpus": self.corpus.digest, "train_loader": self._train_loader.state_dict()}
 
-    def load_state_dict(self, state: dict[str, str]) -> None:
-        """Nothing: the list is not in the checkpoint. The command line compares the digests."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # The Trainer restores the loader by itself, but not where a checkpoint stands at the end of an epoch.
+        self._train_loader_state = state["train_loader"]
 
     def train_dataloader(self) -> TrainingLoader:
         order = TrainingOrder(
@@ -99,7 +102,11 @@ class NamesDataModule(LightningDataModule):
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
-        return TrainingLoader(self.train_set, sampler=order, **self._loader_settings)
+        self._train_loader = TrainingLoader(self.train_set, sampler=order, **self._loader_settings)
+        if self._train_loader_state is not None:
+            self._train_loader.load_state_dict(self._train_loader_state)
+            self._train_loader_state = None
+        return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
         return self.evaluation_loader(self.val_set)

@@ -1,6 +1,7 @@
 """The network as a LightningModule: loss, metrics, optimizer."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -32,10 +33,10 @@ class NameModule(LightningModule):
         init: start of the weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
         init_seed: seed of the start of the weights, the notebook's own; seed_everything does not change it
         optimizer: {class_path, init_args} of a torch optimizer; null: SGD with lr 0.01
-        lr_scheduler: {class_path, init_args} of a torch scheduler, which steps once an update; null: constant
+        lr_scheduler: {class_path, init_args} of a torch scheduler, stepped once an update; null: constant
 
     Raises:
-        UserError: a number is below 1.
+        UserError: a number is out of its range, or the model too large for the memory.
     """
 
     def __init__(
@@ -54,9 +55,14 @@ class NameModule(LightningModule):
         for name in ("context_length", "embedding_dim", "hidden_size"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
+        if not 0 <= init_seed < 2**63:
+            raise UserError(f"init_seed is {init_seed}: it must be from 0 to 2**63 - 1")
         self.vocabulary = Vocabulary(vocabulary)
         size = len(self.vocabulary)
-        self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed)
+        try:
+            self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed)
+        except RuntimeError as error:
+            raise UserError(f"a model of this size cannot be made: {error}") from error
         self.metrics = nn.ModuleDict(
             {
                 "loss": MeanMetric(),
@@ -76,7 +82,8 @@ class NameModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Written here and not with self.log, which costs every step as much as a forward pass.
         step = self.trainer.global_step + 1
-        if step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps
+        if every and step % every == 0:
             loss = self.batch_loss.detach()
             curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item()}
             for logger in self.loggers:
@@ -122,10 +129,9 @@ class NameModule(LightningModule):
             scheduler = instantiate_class(optimizer, self.hparams.lr_scheduler)
         except (ValueError, TypeError) as error:
             raise UserError(f"the optimizer or its lr_scheduler does not take its settings: {error}") from error
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config = {"scheduler": scheduler, "monitor": scheduler.monitor}
-        else:
-            config = {"scheduler": scheduler, "interval": "step"}
+        config = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):  # stepped after each validation, never by the Trainer
+            config.update(monitor=scheduler.monitor, interval="epoch", frequency=sys.maxsize)
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _update_metrics(self, batch: Batch) -> None:
@@ -146,5 +152,15 @@ class NameModule(LightningModule):
     def _log_metrics(self, split: str) -> None:
         values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
         if self.trainer.state.fn == "fit":
+            self._step_plateau_schedulers(values)
             values["step"] = float(self.trainer.global_step)  # the logger's x axis, else the number of batches less one
         self.log_dict(values, sync_dist=True)
+
+    def _step_plateau_schedulers(self, metrics: dict[str, float]) -> None:
+        """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed."""
+        for config in self.trainer.lr_scheduler_configs:
+            if not config.reduce_on_plateau or self.trainer.sanity_checking:
+                continue
+            if config.monitor not in metrics:
+                raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
+            config.scheduler.step(metrics[config.monitor])

@@ -15,20 +15,24 @@ def metrics_table(metrics: dict[str, dict[str, float]], sizes: dict[str, int]) -
     return "\n".join(lines)
 
 
-def resume_command(last: Path, max_steps: int | None = None) -> str:
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder was made by `fit`, as lightning_logs/version_N are."""
+    return (folder / "hparams.yaml").is_file() and (folder / "config.yaml").is_file()
+
+
+def resume_command(last: Path, *more: str) -> str:
     """The command that goes on from a run's last.ckpt with the run's own settings."""
-    config = last.parent.parent / "config.yaml"
-    command = ["python", "-m", "namemlp", "fit", *(["--config", str(config)] if config.is_file() else [])]
-    return shlex.join(
-        [*command, "--ckpt_path", str(last), *(["--trainer.max_steps", str(max_steps)] if max_steps else [])]
-    )
+    run = last.parent.parent
+    config = ["--config", str(run / "config.yaml")] if is_run_folder(run) else []
+    return shlex.join(["python", "-m", "namemlp", "fit", *config, "--ckpt_path", str(last), *more])
 
 
-def next_steps(last: Path, best: str, step: int) -> str:
+def next_steps(last: Path, best: str, step: int, by_epochs: bool) -> str:
     """Where a finished run's checkpoints are, and the commands that look at its curves and train it on."""
+    run = last.parent.parent
     lowest = f" (lowest val/loss: {Path(best).name})" if best else ""
-    return (
-        f"checkpoint  {last}{lowest}\n"
-        f"curves      tensorboard --logdir {shlex.quote(str(last.parent.parent.parent))}\n"
-        f"train on    {resume_command(last, max_steps=2 * step)}"
-    )
+    lines = [f"checkpoint  {last}{lowest}"]
+    if is_run_folder(run):
+        lines.append(f"curves      tensorboard --logdir {shlex.quote(str(run.parent))}")
+    more = ["--trainer.max_steps", str(2 * step), *(["--trainer.max_epochs", "null"] if by_epochs else [])]
+    return "\n".join([*lines, f"train on    {resume_command(last, *more)}"])

@@ -21,12 +21,13 @@ class Vocabulary:
         characters: every character once, the end mark first.
 
     Raises:
-        UserError: the end mark is not first, or a character stands twice.
+        UserError: the end mark is not first, a character stands twice, or something is no character (a surrogate).
     """
 
     def __init__(self, characters: str) -> None:
-        if characters[:1] != END or len(set(characters)) != len(characters):
-            raise UserError(f"vocabulary {characters!r} must start with {END!r} and hold each character once")
+        surrogate = any("\ud800" <= character <= "\udfff" for character in characters)
+        if characters[:1] != END or len(set(characters)) != len(characters) or surrogate:
+            raise UserError(f"vocabulary {characters!a} must start with {END!r} and hold each character once")
         self.characters = characters
         codes = code_points(characters)
         # One slot for each code point up to the largest, and a last one for everything beyond it.

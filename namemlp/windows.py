@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from namemlp.errors import UserError
+
 
 class ContextWindows(Dataset):
     """Examples (context, next character) read out of a flat stream of ids.
@@ -104,7 +106,17 @@ class TrainingLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches_read": self.sampler.batches_read}
+        return {"batches_read": self.sampler.batches_read, "update_size": self.sampler.update_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that a state counts.
+
+        Raises:
+            UserError: those batches had another size.
+        """
+        if state["update_size"] != self.sampler.update_size:
+            raise UserError(
+                f"an update reads {self.sampler.update_size} examples here but {state['update_size']} in the "
+                "checkpoint: set data.batch_size times the number of devices to that"
+            )
         self.sampler.batches_read = state["batches_read"]
