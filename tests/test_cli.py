@@ -1,5 +1,7 @@
 """The real command, run in a temporary folder."""
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from namemlp import NameModule
+from namemlp.settings import SUBCOMMANDS
 from tests.conftest import SMALL, SMALL_LIST
 
 PROJECT = Path(__file__).parent.parent
@@ -67,7 +70,20 @@ def test_fit_leaves_a_run_folder_and_says_what_comes_next(fit):
     assert LAST.format(0) in result.out
     assert "tensorboard --logdir lightning_logs" in result.out
     assert "--ckpt_path lightning_logs/version_0/checkpoints/last.ckpt --trainer.max_steps 40" in result.out
-    assert not result.err  # no tips, no warnings that do not apply
+
+
+def test_the_console_shows_no_tips_and_no_warnings_that_do_not_apply(fit):
+    def stderr(*args):
+        run = subprocess.run([sys.executable, "-m", "namemlp", *args], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stderr
+
+    settings = [setting for setting in SMALL if "log_every" not in setting]
+    assert stderr("fit", "--data.path=names.txt", *settings, "--trainer.max_steps=20") == ""
+    Path("lightning_logs").rename("moved")
+    moved = "moved/version_0/checkpoints/last.ckpt"
+    assert stderr("test", f"--ckpt_path={moved}") == ""
+    assert stderr("fit", f"--ckpt_path={moved}", "--trainer.max_steps=25", "--trainer.limit_val_batches=0") == ""
 
 
 def test_the_printed_resume_command_works(fit, namemlp):
@@ -79,7 +95,7 @@ def test_the_printed_resume_command_works(fit, namemlp):
 
 
 def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
-    straight = fit(60, "--trainer.val_check_interval=20")
+    fit(60, "--trainer.val_check_interval=20")
     fit(30, "--trainer.val_check_interval=20")
     fit(60, "--trainer.val_check_interval=20", "--ckpt_path=last")
     assert not Path("lightning_logs/version_2").exists()
@@ -93,7 +109,6 @@ def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
     assert first["global_step"] == second["global_step"] == 60
     for name, weights in first["state_dict"].items():
         assert torch.equal(weights, second["state_dict"][name])
-    assert "train" in straight.out
     assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["trainer"]["max_steps"] == 60
 
 
@@ -228,6 +243,24 @@ def test_two_processes_train_as_one_with_their_batches_together(fit, folder):
     assert curve("lightning_logs/version_1", "val/loss") == pytest.approx(curve("lightning_logs/version_0", "val/loss"))
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_one_of_two_processes_stops_both(folder, signum):
+    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=1000000"]
+    command += ["--trainer.val_check_interval=50", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while not process.stdout.readline().startswith("step 50"):
+            assert process.poll() is None
+        process.send_signal(signum)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + signum
+    assert "stopped at step" in rest
+    assert Path(LAST.format(0)).is_file()
+
+
 BAD_INPUT = {
     "--data.path=none.txt": "none.txt: no such file; data.path takes a list of names, one a line",
     "--data.path=.": ". is a folder; data.path takes a file, a list of names, one a line",
@@ -248,6 +281,11 @@ BAD_INPUT = {
     "--trainer.val_check_interval=0": "trainer.val_check_interval is 0: give a number of updates, or "
     "trainer.limit_val_batches 0",
     "--trainer.precision=nope": "trainer.precision cannot be nope; give what --help shows",
+    "--trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches is 0: it must be at least 1",
+    "--trainer.overfit_batches=1": "trainer.overfit_batches does not work with this program's data: leave it out",
+    "--data.split=[.nan,.5,.5]": "data.split [nan, 0.5, 0.5] must be three fractions above 0 that add up to 1",
+    "--data.path=zip://x::few.txt": "zip://x::few.txt cannot be read: File is not a zip file",
+    "--model.init_seed=-1": "init_seed is -1: it must be from 0 to 2**63 - 1",
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: no such file; give a .ckpt file, or last for the newest run's "
     "last one",
     "--ckpt_path=last": "--ckpt_path last: no run in lightning_logs has a checkpoint; run fit first or give a path",
@@ -267,6 +305,32 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(namemlp, argument):
     assert result.err == f"namemlp: error: {BAD_INPUT[argument]}\n"
     assert (result.code, result.out) == (2, "")
     assert not Path("lightning_logs").exists()
+
+
+def test_a_root_folder_that_is_a_file(namemlp):
+    result = namemlp("fit", "--trainer.max_steps=1", "--trainer.default_root_dir=names.txt")
+    assert result.code == 2
+    assert re.fullmatch(r"namemlp: error: .*Not a directory: '.*names.txt/lightning_logs'\n", result.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"], "by zero"),
+        (
+            ["--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=1", "--lr_scheduler.total_steps=3"],
+            "total steps is 3",
+        ),
+        (["--trainer.check_val_every_n_epoch=1"], "`val_check_interval` (5000) must be less than or equal"),
+        (["--optimizer=SparseAdam"], "SparseAdam does not support dense gradients"),
+    ],
+)
+def test_settings_that_fail_in_training_are_one_sentence(namemlp, arguments, message):
+    result = namemlp("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=5", *arguments)
+    assert result.code == 2
+    assert result.err.startswith("namemlp: error: training cannot go on with these settings: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
@@ -304,13 +368,56 @@ def test_another_shape_than_the_checkpoints_is_refused(fit, namemlp, subcommand)
         ("--data.split=[0.6,0.2,0.2]", "[0.6, 0.2, 0.2]", "[0.8, 0.1, 0.1]"),
         ("--data.shuffles=2", "2", "1"),
         ("--seed_everything=3", "3", "2147483647"),
+        ("--optimizer.lr=0.5", "0.5", "0.01"),
+        ("--optimizer.momentum=0.9", "0.9", "0.0"),
     ],
 )
-def test_a_resumed_run_reads_the_same_examples(fit, namemlp, setting, here, there):
+def test_a_resumed_run_makes_the_same_updates(fit, namemlp, setting, here, there):
     fit(5)
     result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", setting)
     name = setting[2:].split("=")[0]
     sentence = f"{name} is {here} here but {there} in {LAST.format(0)}: set it to that, or train a new model"
+    assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
+
+
+def test_another_optimizer_or_scheduler_is_refused(fit, namemlp):
+    fit(5)
+    result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", "--optimizer=AdamW")
+    assert result.code == 2
+    assert f"optimizer.class_path is torch.optim.AdamW here but torch.optim.SGD in {LAST.format(0)}" in result.err
+    result = namemlp("fit", "--ckpt_path=last", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=3")
+    assert result.code == 2
+    assert "lr_scheduler.class_path is torch.optim.lr_scheduler.StepLR here but None" in result.err
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_another_vocabulary_is_refused(fit, namemlp, subcommand):
+    fit(5)
+    characters = torch.load(LAST.format(0), weights_only=True)["hyper_parameters"]["vocabulary"]
+    other = "." + characters[:0:-1]
+    result = namemlp(subcommand, "--ckpt_path=last", f"--data.vocabulary={other}")
+    assert (result.code, result.out) == (2, "")
+    assert f"data.vocabulary is {other} here but {characters} in {LAST.format(0)}" in result.err
+
+
+def test_a_folder_that_fit_did_not_make_is_left_alone(fit, namemlp):
+    fit(5)
+    own = Path("own/checkpoints")
+    own.mkdir(parents=True)
+    (own / "last.ckpt").write_bytes(Path(LAST.format(0)).read_bytes())
+    Path("own/config.yaml").write_text("mine")
+    fit(10, "--ckpt_path=own/checkpoints/last.ckpt")
+    assert Path("own/config.yaml").read_text() == "mine"
+    assert Path(LAST.format(1)).is_file()
+
+
+def test_a_checkpoint_of_weights_alone_can_be_looked_at_but_not_trained_on(fit, namemlp):
+    fit(5)
+    checkpoint = torch.load(LAST.format(0), weights_only=True)
+    torch.save({k: v for k, v in checkpoint.items() if k not in ("optimizer_states", "lr_schedulers")}, "weights.ckpt")
+    assert namemlp("validate", "--ckpt_path=weights.ckpt").code == 0
+    result = namemlp("fit", "--ckpt_path=weights.ckpt", "--trainer.max_steps=10")
+    sentence = "weights.ckpt has only the weights, which is not enough to train on: give another --ckpt_path"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
@@ -328,7 +435,8 @@ def test_a_resumed_run_reads_the_same_list(fit, namemlp):
 
 
 def test_help_explains_settings(namemlp):
-    assert all(line in namemlp("--help").out for line in ("fit", "validate", "test", "predict"))
+    top = " ".join(namemlp("--help").out.split())
+    assert all(f"{name} {text}" in top for name, text in SUBCOMMANDS.items())
     text = " ".join(namemlp("fit", "--help").out.split())
     assert "how many characters the model sees (T) (type: int, default: 3)" in text
     assert "examples in a training batch (type: int, default: 32)" in text

@@ -1,9 +1,22 @@
 """A run that is stopped and resumed ends with the very weights of one that was not."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from lightning import Trainer
+
+from namemlp import NameModule, NamesDataModule
+from namemlp.callbacks import LastCheckpoint
 
 EPOCH = 12  # updates in an epoch of the small list
+PLATEAU = (  # every validation is worse than it wants, so each but the first divides the learning rate by 10
+    "--lr_scheduler=ReduceLROnPlateau",
+    "--lr_scheduler.monitor=val/loss",
+    "--lr_scheduler.mode=max",
+    "--lr_scheduler.patience=0",
+    "--trainer.val_check_interval=6",
+)
 
 
 def final(run):
@@ -57,10 +70,81 @@ def test_resume_is_exact_with_workers(fit):
     assert_equal(final(1), final(0))
 
 
+@pytest.mark.parametrize("settings", [(), ("--trainer.limit_val_batches=0",)], ids=["validation", "none"])
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_resume_is_exact_where_epochs_are_counted(fit, epochs):
-    fit(-1, "--trainer.max_epochs=3")
+def test_resume_is_exact_where_epochs_are_counted(fit, epochs, settings):
+    fit(-1, "--trainer.max_epochs=3", *settings)
     assert final(0)["global_step"] == 3 * EPOCH
-    fit(-1, f"--trainer.max_epochs={epochs}")
-    fit(-1, "--trainer.max_epochs=3", "--ckpt_path=last")
+    fit(-1, f"--trainer.max_epochs={epochs}", *settings)
+    fit(-1, "--trainer.max_epochs=3", "--ckpt_path=last", *settings)
     assert_equal(final(1), final(0))
+    assert "already at step 36" in fit(-1, "--trainer.max_epochs=3", "--ckpt_path=last").out
+
+
+@pytest.mark.parametrize("settings", [(), ("--trainer.limit_val_batches=0",)], ids=["validation", "none"])
+def test_a_run_that_stopped_within_an_epoch_goes_on_to_the_end_of_another(fit, settings):
+    fit(-1, "--trainer.max_epochs=3", *settings)
+    fit(17, *settings)
+    fit(-1, "--trainer.max_epochs=3", "--ckpt_path=last", *settings)
+    assert_equal(final(1), final(0))
+
+
+def test_resume_is_exact_from_the_end_of_an_epoch(fit):
+    """A checkpoint that is written when the Trainer has counted the epoch as done."""
+    Path("own.yaml").write_text("""
+trainer:
+  callbacks:
+  - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+    init_args: {save_on_train_epoch_end: true, save_top_k: -1, filename: "own-{step}", auto_insert_metric_name: false}
+""")
+    fit(-1, "--trainer.max_epochs=3", "--config=own.yaml")
+    own = Path("lightning_logs/version_0/checkpoints") / f"own-{2 * EPOCH}.ckpt"
+    copy = Path("copy.ckpt")
+    copy.write_bytes(own.read_bytes())
+    fit(-1, "--trainer.max_epochs=3", f"--ckpt_path={copy}")
+    assert_equal(final(1), final(0))
+
+
+@pytest.mark.parametrize("interval", [4, 5])
+def test_last_ckpt_is_never_written_inside_an_update(folder, interval):
+    """With 3 batches in an update and a validation that comes in between: whenever the run is killed, it goes on."""
+    written = []
+
+    class Kept(LastCheckpoint):
+        def _save(self, trainer):
+            super()._save(trainer)
+            written.append(Path(f"{len(written)}.ckpt"))
+            written[-1].write_bytes(self.path.read_bytes())
+
+    def run(ckpt_path=None):
+        data = NamesDataModule("names.txt")
+        model = NameModule(data.vocabulary.characters, hidden_size=20)
+        settings = dict(val_check_interval=interval, check_val_every_n_epoch=None, num_sanity_val_steps=0)
+        trainer = Trainer(max_steps=10, accumulate_grad_batches=3, callbacks=Kept(), logger=False, **settings)
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+        return list(model.parameters())
+
+    whole = run()
+    assert len(written) > 3
+    for checkpoint in written.copy():
+        for ours, theirs in zip(run(checkpoint), whole, strict=True):
+            assert torch.equal(ours, theirs), checkpoint
+
+
+@pytest.mark.parametrize("stop", [6, EPOCH, 18])
+def test_resume_is_exact_with_a_plateau_scheduler(fit, stop):
+    fit(36, *PLATEAU)
+    assert final(0)["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-4  # it has stepped more than once
+    fit(stop, *PLATEAU)
+    fit(36, *PLATEAU, "--ckpt_path=last")
+    assert_equal(final(1), final(0))
+
+
+def test_another_number_of_examples_in_an_update_is_refused(fit, namemlp):
+    fit(5)
+    checkpoint = final(0)
+    checkpoint["NamesDataModule"]["train_loader"]["update_size"] = 64  # as two processes would have left it
+    torch.save(checkpoint, "two.ckpt")
+    result = namemlp("fit", "--ckpt_path=two.ckpt", "--trainer.max_steps=10")
+    assert result.code == 2
+    assert "an update reads 32 examples here but 64 in the checkpoint" in result.err
