@@ -49,11 +49,12 @@ def read_checkpoint(path: Path, fitting: bool) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings_of(checkpoint), int(checkpoint["global_step"])
-        for part in ("NamesDataModule", "state_dict", "pytorch-lightning_version"):
-            checkpoint[part]
+        settings_of(checkpoint)
+        whole = {"NamesDataModule", "state_dict", "global_step", "pytorch-lightning_version"} <= checkpoint.keys()
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path") from error
+    if not whole:
+        raise UserError(f"{path} is a checkpoint with parts missing: give another --ckpt_path")
     if fitting and not {"loops", "callbacks", "optimizer_states", "lr_schedulers"} <= checkpoint.keys():
         raise UserError(f"{path} has only the weights, which is not enough to train on: give another --ckpt_path")
     return checkpoint

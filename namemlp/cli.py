@@ -49,13 +49,13 @@ class NameCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        given = {"model", "datamodule", "ckpt_path", "weights_only"}
-        evaluation = given | {"dataloaders", "verbose"}
+        """The subcommands, each with the Trainer's arguments that are not for the user to give."""
+        ours = {"model", "datamodule", "ckpt_path", "weights_only"}
         return {
-            "fit": given | {"train_dataloaders", "val_dataloaders"},
-            "validate": evaluation,
-            "test": evaluation,
-            "predict": given | {"dataloaders", "return_predictions"},
+            "fit": ours | {"train_dataloaders", "val_dataloaders"},
+            "validate": ours | {"dataloaders", "verbose"},
+            "test": ours | {"dataloaders", "verbose"},
+            "predict": ours | {"dataloaders", "return_predictions"},
         }
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -90,7 +90,10 @@ class NameCLI(LightningCLI):
         if settings.ckpt_path is not None:
             self.ckpt_path = find_checkpoint(settings.ckpt_path, Path(settings.trainer.default_root_dir or "."))
             self.checkpoint = read_checkpoint(self.ckpt_path, fitting=subcommand == "fit")
-            self._subcommand_parsers[subcommand].set_defaults(settings_of(self.checkpoint))
+            try:
+                self._subcommand_parsers[subcommand].set_defaults(settings_of(self.checkpoint))
+            except KeyError as error:
+                raise UserError(f"{self.ckpt_path} has a setting that this version does not know: {error}") from error
             self._parse(parser, args)
         elif subcommand != "fit":
             raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, or the path of one")

@@ -80,7 +80,7 @@ class NameModule(LightningModule):
         return self.batch_loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Written here and not with self.log, which costs every step as much as a forward pass.
+        # Written here and not with self.log, which works at every step for what is shown at one in fifty.
         step = self.trainer.global_step + 1
         every = self.trainer.log_every_n_steps
         if every and step % every == 0:
