@@ -62,7 +62,7 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = outputs["loss"] * trainer.accumulate_grad_batches  # the Trainer has divided it
+        self.loss = outputs["loss"]
         if self.enabled and time.monotonic() >= self.due:
             self._refresh(trainer)
             self.due = time.monotonic() + self.REFRESH
@@ -74,7 +74,7 @@ class StepProgress(ProgressBar):
         if self.bar.disable:
             seconds = time.monotonic() - self.start[0]
             speed = (trainer.global_step - self.start[1]) / seconds
-            losses = f"loss {self.loss.item():.4f}, val/loss {trainer.callback_metrics['val/loss']:.4f}"
+            losses = f"loss {self._loss(trainer):.4f}, val/loss {trainer.callback_metrics['val/loss']:.4f}"
             print(f"step {trainer.global_step:,}: {losses}, {speed:,.0f} steps/s", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,8 +83,11 @@ class StepProgress(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close(trainer)
 
+    def _loss(self, trainer: Trainer) -> float:
+        return self.loss.item() * trainer.accumulate_grad_batches  # by which the Trainer has divided it
+
     def _refresh(self, trainer: Trainer) -> None:
-        losses = {"loss": f"{self.loss.item():.3f}"}
+        losses = {"loss": f"{self._loss(trainer):.3f}"}
         if "val/loss" in trainer.callback_metrics:
             losses["val/loss"] = f"{trainer.callback_metrics['val/loss']:.4f}"
         self.bar.set_postfix(losses, refresh=False)
