@@ -73,8 +73,8 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, corpus: Corpus, fitting: bool) -> None:
-    """Refuse settings under which a checkpoint cannot be used, or (for fitting) not go on as it was.
+def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, corpus: Corpus, subcommand: str) -> None:
+    """Refuse settings under which a checkpoint cannot be used, or (for fit) not go on as it was.
 
     Raises:
         UserError: a setting, or the list of names, is not the checkpoint's.
@@ -82,7 +82,7 @@ def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, cor
     saved, ours = flat(settings_of(checkpoint)), flat(given.as_dict())
     ours["data.vocabulary"] = corpus.vocabulary.characters
     names = list(SHAPE)
-    if fitting:
+    if subcommand == "fit":
         names += UPDATES
         names += sorted(name for name in saved | ours if name.startswith(("optimizer", "lr_scheduler")))
     for name in names:
@@ -91,10 +91,12 @@ def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, cor
                 f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}: "
                 "set it to that, or train a new model"
             )
-    if fitting and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
+    # A list that has changed would be split anew, and names that were trained on would come up in validation.
+    same_list = subcommand == "fit" or (subcommand != "predict" and ours["data.path"] == saved["data.path"])
+    if same_list and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
         raise UserError(
             f"{corpus.source} is not the list that {path} was trained on, which was "
-            f"{saved['data.path'] or 'the bundled one'}: set data.path to that, or train a new model"
+            f"{saved['data.path'] or 'the bundled one'} as it was then: set data.path to that, or train a new model"
         )
 
 

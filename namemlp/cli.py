@@ -117,7 +117,7 @@ class NameCLI(LightningCLI):
         super().instantiate_classes()
         if self.ckpt_path is not None:
             settings = self.config[self.subcommand]
-            check_settings(self.ckpt_path, self.checkpoint, settings, self.datamodule.corpus, fitting)
+            check_settings(self.ckpt_path, self.checkpoint, settings, self.datamodule.corpus, self.subcommand)
             try:
                 self.model.load_state_dict(self.checkpoint["state_dict"])
             except RuntimeError as error:

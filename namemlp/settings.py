@@ -63,6 +63,8 @@ def refuse(settings: Namespace) -> None:
         raise UserError("trainer.val_check_interval is 0: give a number of updates, or trainer.limit_val_batches 0")
     if trainer.accumulate_grad_batches < 1:
         raise UserError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: it must be at least 1")
+    if trainer.limit_train_batches is not None and trainer.max_epochs not in (None, -1):
+        raise UserError("trainer.limit_train_batches and max_epochs do not go together here: give trainer.max_steps")
     for name in ("overfit_batches", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"):
         if trainer[name]:  # these make loaders of their own, which know nothing of our order
             raise UserError(f"trainer.{name} does not work with this program's data: leave it out")

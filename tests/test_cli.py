@@ -425,13 +425,25 @@ def test_a_resumed_run_reads_the_same_list(fit, namemlp):
     fit(5)
     Path("other.txt").write_text("\n".join(reversed(SMALL_LIST)))
     result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", "--data.path=other.txt")
-    sentence = f"other.txt is not the list that {LAST.format(0)} was trained on, which was names.txt"
+    sentence = f"other.txt is not the list that {LAST.format(0)} was trained on, which was names.txt as it was then"
     assert (result.code, result.err) == (
         2,
         f"namemlp: error: {sentence}: set data.path to that, or train a new model\n",
     )
     Path("moved.txt").write_text("\r\n".join(SMALL_LIST))
     fit(10, "--ckpt_path=last", "--data.path=moved.txt")
+
+
+def test_a_list_that_has_changed_is_not_split_anew(fit, namemlp):
+    fit(5)
+    Path("names.txt").write_text("\n".join(sorted(SMALL_LIST)))
+    for subcommand in ("validate", "test"):
+        result = namemlp(subcommand, "--ckpt_path=last")
+        assert (result.code, result.out) == (2, "")
+        assert "names.txt is not the list that" in result.err
+    assert len(namemlp("predict", "--ckpt_path=last").out.splitlines()) == len(SMALL_LIST)
+    Path("other.txt").write_text("\n".join(sorted(SMALL_LIST)))
+    assert namemlp("test", "--ckpt_path=last", "--data.path=other.txt").code == 0
 
 
 def test_help_explains_settings(namemlp):

@@ -1,13 +1,15 @@
 """A run that is stopped and resumed ends with the very weights of one that was not."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 from namemlp import NameModule, NamesDataModule
-from namemlp.callbacks import LastCheckpoint
+from namemlp.callbacks import Interrupted, LastCheckpoint
 
 EPOCH = 12  # updates in an epoch of the small list
 PLATEAU = (  # every validation is worse than it wants, so each but the first divides the learning rate by 10
@@ -129,6 +131,39 @@ def test_last_ckpt_is_never_written_inside_an_update(folder, interval):
     for checkpoint in written.copy():
         for ours, theirs in zip(run(checkpoint), whole, strict=True):
             assert torch.equal(ours, theirs), checkpoint
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, EPOCH, 13, 29])
+def test_a_signal_at_any_moment_loses_neither_an_update_nor_a_validation(folder, stop):
+    """With a validation every 6 updates, also where the signal comes just before one."""
+
+    class Signal(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == stop - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    validated = {}
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer, *_):
+            validated.setdefault(trainer.global_step, []).append(trainer.callback_metrics["val/loss"].item())
+
+    def run(ckpt_path=None, *callbacks):
+        data = NamesDataModule("names.txt")
+        model = NameModule(data.vocabulary.characters, hidden_size=20)
+        settings = dict(val_check_interval=6, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False)
+        trainer = Trainer(max_steps=30, callbacks=[*callbacks, Watch(), LastCheckpoint()], **settings)
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+        return list(model.parameters())
+
+    whole = run()
+    with pytest.raises(Interrupted):
+        run(None, Signal())
+    assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == stop
+    for ours, theirs in zip(run("checkpoints/last.ckpt"), whole, strict=True):
+        assert torch.equal(ours, theirs)
+    assert sorted(validated) == [6, 12, 18, 24, 30]
+    assert all(first == second for first, second in validated.values())  # once in each of the two runs
 
 
 @pytest.mark.parametrize("stop", [6, EPOCH, 18])
