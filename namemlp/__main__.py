@@ -17,6 +17,7 @@ def main() -> None:
     # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # where it is asked for
     # None of these applies: a batch is read in microseconds; a run goes on in its own folder, also where that has been
     # moved; the deprecation is between Lightning and torch; what a run's callbacks know is of no use to test; curves
     # count updates from one epoch to the next.

@@ -1,10 +1,10 @@
 """Find and read the checkpoints of runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 
 from namemlp.corpus import Corpus
 from namemlp.errors import UserError
@@ -15,6 +15,8 @@ SHAPE = ("data.vocabulary", "model.context_length", "model.embedding_dim", "mode
 UPDATES = (
     "seed_everything",
     *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "batch_size", "replacement")),
+    *(f"trainer.{name}" for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")),
+    "trainer.precision",
 )
 
 
@@ -70,34 +72,38 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     del data["context_length"]  # follows from the model's
     settings.update({f"model.{name}": value for name, value in model.items()})
     settings.update({f"data.{name}": value for name, value in data.items()})
+    settings.update({f"trainer.{name}": value for name, value in checkpoint["trainer"].items()})
     return settings
 
 
-def check_settings(path: Path, checkpoint: dict[str, Any], given: Namespace, corpus: Corpus, subcommand: str) -> None:
+def check_settings(path: Path, checkpoint: dict[str, Any], given: dict[str, Any], corpus: Corpus, command: str) -> None:
     """Refuse settings under which a checkpoint cannot be used, or (for fit) not go on as it was.
 
     Raises:
         UserError: a setting, or the list of names, is not the checkpoint's.
     """
-    saved, ours = flat(settings_of(checkpoint)), flat(given.as_dict())
+    saved, ours = flat(settings_of(checkpoint)), flat(given)
     ours["data.vocabulary"] = corpus.vocabulary.characters
-    names = list(SHAPE)
-    if subcommand == "fit":
-        names += UPDATES
-        names += sorted(name for name in saved | ours if name.startswith(("optimizer", "lr_scheduler")))
-    for name in names:
-        if ours.get(name) != saved.get(name):
-            raise UserError(
-                f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}: "
-                "set it to that, or train a new model"
-            )
+
+    def refuse_other(names: Iterable[str]) -> None:
+        for name in names:
+            if ours.get(name) != saved.get(name):
+                raise UserError(
+                    f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}: "
+                    "set it to that, or train a new model"
+                )
+
+    if command == "fit":
+        refuse_other(UPDATES)
+        refuse_other(sorted(name for name in saved | ours if name.startswith(("optimizer", "lr_scheduler"))))
     # A list that has changed would be split anew, and names that were trained on would come up in validation.
-    same_list = subcommand == "fit" or (subcommand != "predict" and ours["data.path"] == saved["data.path"])
+    same_list = command == "fit" or (command != "predict" and ours["data.path"] == saved["data.path"])
     if same_list and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
         raise UserError(
             f"{corpus.source} is not the list that {path} was trained on, which was "
             f"{saved['data.path'] or 'the bundled one'} as it was then: set data.path to that, or train a new model"
         )
+    refuse_other(SHAPE)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,9 +15,9 @@ from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint, StepP
 from namemlp.checkpoint import RUNS, check_settings, find_checkpoint, read_checkpoint, settings_of
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError
-from namemlp.module import NameModule
+from namemlp.module import SGD, NameModule, trainer_settings
 from namemlp.report import is_run_folder, metrics_table, next_steps, resume_command
-from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, as_dict, refuse
+from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse
 
 
 class NameCLI(LightningCLI):
@@ -30,6 +30,7 @@ class NameCLI(LightningCLI):
         super().__init__(
             NameModule,
             NamesDataModule,
+            save_config_callback=SaveSettings,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=2147483647,
             parser_class=NameParser,
@@ -75,7 +76,7 @@ class NameCLI(LightningCLI):
         )
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
-        parser.set_defaults({"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}})
+        parser.set_defaults({"optimizer": SGD})
         for name in ("optimizer", "lr_scheduler"):
             parser.link_arguments(name, f"model.{name}", compute_fn=as_dict)
         parser.link_arguments("seed_everything", "data.seed")
@@ -97,6 +98,12 @@ class NameCLI(LightningCLI):
             self._parse(parser, args)
         elif subcommand != "fit":
             raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, or the path of one")
+        elif settings.optimizer is not None and settings.optimizer.class_path != SGD["class_path"]:
+            # Else another class would take over SGD's defaults, such as a weight decay of 0, where the names agree.
+            self._subcommand_parsers[subcommand].set_defaults(
+                {"optimizer": {"class_path": settings.optimizer.class_path}}
+            )
+            self._parse(parser, args)
         refuse(self.config[subcommand])
 
     def _parse(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -117,7 +124,8 @@ class NameCLI(LightningCLI):
         super().instantiate_classes()
         if self.ckpt_path is not None:
             settings = self.config[self.subcommand]
-            check_settings(self.ckpt_path, self.checkpoint, settings, self.datamodule.corpus, self.subcommand)
+            ours = {**settings.as_dict(), "trainer": trainer_settings(self.trainer)}
+            check_settings(self.ckpt_path, self.checkpoint, ours, self.datamodule.corpus, self.subcommand)
             try:
                 self.model.load_state_dict(self.checkpoint["state_dict"])
             except RuntimeError as error:
@@ -199,6 +207,7 @@ class NameCLI(LightningCLI):
         """Print each name of the list with its log-probability (in nats), one a line."""
         batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         corpus = datamodule.corpus
+        sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
         if sum(map(len, batches or [])) != len(corpus.ids):
             raise UserError("predict needs the whole list: leave out limit_predict_batches and fast_dev_run")
         if not self.trainer.is_global_zero:

@@ -40,8 +40,8 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """What tells this list from another: the SHA-256 of its names and vocabulary."""
-        return sha256(self.vocabulary.characters.encode() + self.ids.tobytes()).hexdigest()
+        """What tells this list from another: the SHA-256 of its names."""
+        return sha256(code_points(self.vocabulary.characters)[self.ids].tobytes()).hexdigest()
 
     @cached_property
     def names(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau, instantiate_class
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +17,7 @@ from namemlp.errors import UserError
 from namemlp.network import NameMLP
 from namemlp.vocabulary import Vocabulary
 
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
 
@@ -121,9 +122,8 @@ class NameModule(LightningModule):
         return self._compute_metrics()
 
     def configure_optimizers(self) -> Any:
-        sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
         try:
-            optimizer = instantiate_class(self.parameters(), self.hparams.optimizer or sgd)
+            optimizer = instantiate_class(self.parameters(), self.hparams.optimizer or SGD)
             if not self.hparams.lr_scheduler:
                 return optimizer
             scheduler = instantiate_class(optimizer, self.hparams.lr_scheduler)
@@ -133,6 +133,9 @@ class NameModule(LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):  # stepped after each validation, never by the Trainer
             config.update(monitor=scheduler.monitor, interval="epoch", frequency=sys.maxsize)
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trainer"] = trainer_settings(self.trainer)
 
     def _update_metrics(self, batch: Batch) -> None:
         x, y = batch
@@ -164,3 +167,13 @@ class NameModule(LightningModule):
             if config.monitor not in metrics:
                 raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
             config.scheduler.step(metrics[config.monitor])
+
+
+def trainer_settings(trainer: Trainer) -> dict[str, Any]:
+    """The Trainer's settings that decide what an update is, as plain values."""
+    return {
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm and trainer.gradient_clip_algorithm.value,
+        "precision": trainer.precision,
+    }

@@ -4,7 +4,7 @@ import re
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from namemlp.errors import UserError, fail
 
@@ -43,6 +43,15 @@ class NameParser(LightningArgumentParser):
         elif message.startswith(("Problems parsing config", "Unexpected config")):
             message = f"a --config file is not a file of settings: {message}"
         fail(message)
+
+
+class SaveSettings(SaveConfigCallback):
+    """Writes a run's config.yaml, without the checkpoint it came from: the settings alone are what is used again."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        del config["ckpt_path"]
+        super().__init__(parser, config, **kwargs)
 
 
 def as_dict(given: Namespace | None) -> dict[str, Any] | None:

@@ -186,6 +186,38 @@ def test_any_optimizer_and_scheduler_from_the_command_line(fit):
     assert "exp_avg" in checkpoint["optimizer_states"][0]["state"][0]
 
 
+def test_another_optimizer_starts_from_its_own_defaults(fit):
+    fit(5, "--optimizer=AdamW")
+    fit(5, f"--config={PROJECT / 'configs' / 'base.yaml'}", "--data.path=names.txt", "--optimizer=AdamW", *SMALL)
+    without, with_config = (torch.load(LAST.format(run), weights_only=True) for run in (0, 1))
+    group = without["optimizer_states"][0]["param_groups"][0]
+    assert (group["lr"], group["weight_decay"]) == (0.001, 0.01)  # torch's for AdamW, not SGD's
+    group = with_config["optimizer_states"][0]["param_groups"][0]
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.01)  # the learning rate is the config's
+
+
+def test_a_runs_config_starts_a_new_run_with_its_settings(fit, namemlp):
+    fit(5, "--model.embedding_dim=4")
+    fit(10, "--ckpt_path=last")
+    again = namemlp("fit", "--config=lightning_logs/version_0/config.yaml", "--trainer.max_steps=5")
+    assert again.code == 0, again.err
+    assert "version_1" in again.out
+    # also with the checkpoint named before a config, which must not take it back
+    result = namemlp("fit", f"--ckpt_path={LAST.format(1)}", "--config=lightning_logs/version_1/config.yaml")
+    assert "already at step 5" in result.out
+
+
+def test_what_an_update_is_cannot_change_on_the_way(fit, namemlp):
+    fit(5, "--trainer.gradient_clip_val=0.5")
+    result = namemlp(
+        "fit", f"--config={PROJECT / 'configs' / 'base.yaml'}", "--ckpt_path=last", "--data.path=names.txt", *SMALL
+    )
+    assert result.code == 2
+    assert f"trainer.gradient_clip_val is None here but 0.5 in {LAST.format(0)}" in result.err
+    fit(10, "--ckpt_path=last")
+    assert torch.load(LAST.format(0), weights_only=True)["trainer"]["gradient_clip_val"] == 0.5
+
+
 def test_the_seeds_decide_order_and_start(fit):
     settings = ["--seed_everything=2147483647", "--seed_everything=7", "--seed_everything=7", "--model.init_seed=7"]
     for setting in settings:
