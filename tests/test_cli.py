@@ -230,26 +230,25 @@ def test_the_seeds_decide_order_and_start(fit):
     assert moved[1] > 1  # another start
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, folder, signum):
-    command = [
-        sys.executable,
-        "-m",
-        "namemlp",
-        "fit",
-        "--data.path=names.txt",
-        *SMALL,
-        "--trainer.val_check_interval=200",
-    ]
-    process = subprocess.Popen([*command, "--trainer.max_steps=1000000"], stdout=subprocess.PIPE, text=True)
+def fit_until(step, signum, *args):
+    """Start an endless `fit` in a process of its own, send it a signal after a step: its exit code and what it says."""
+    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=1000000"]
+    process = subprocess.Popen([*command, *args], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        while not process.stdout.readline().startswith("step 400"):
+        while not process.stdout.readline().startswith(f"step {step}"):
             assert process.poll() is None
         process.send_signal(signum)
         rest, _ = process.communicate(timeout=60)
     finally:
-        process.kill()
-    assert process.returncode == 128 + signum
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, rest
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, signum):
+    code, rest = fit_until(400, signum, "--trainer.val_check_interval=200")
+    assert code == 128 + signum
     stopped = int(re.search(r"stopped at step ([\d,]+)", rest)[1].replace(",", ""))
     assert f"--ckpt_path {LAST.format(0)}" in rest
     assert torch.load(LAST.format(0), weights_only=True)["global_step"] == stopped
@@ -277,18 +276,9 @@ def test_two_processes_train_as_one_with_their_batches_together(fit, folder):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_one_of_two_processes_stops_both(folder, signum):
-    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=1000000"]
-    command += ["--trainer.val_check_interval=50", "--trainer.strategy=ddp", "--trainer.devices=2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        while not process.stdout.readline().startswith("step 50"):
-            assert process.poll() is None
-        process.send_signal(signum)
-        rest, _ = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 128 + signum
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2")
+    code, rest = fit_until(50, signum, "--trainer.val_check_interval=50", *two)
+    assert code == 128 + signum
     assert "stopped at step" in rest
     assert Path(LAST.format(0)).is_file()
 
