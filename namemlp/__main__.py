@@ -18,6 +18,9 @@ def main() -> None:
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # where it is asked for
+    ours = logging.getLogger("namemlp")
+    ours.setLevel(logging.INFO)
+    ours.handlers = [logging.StreamHandler(sys.stdout)]
     # None of these applies: a batch is read in microseconds; a run goes on in its own folder, also where that has been
     # moved; the deprecation is between Lightning and torch; what a run's callbacks know is of no use to test; curves
     # count updates from one epoch to the next.

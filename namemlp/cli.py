@@ -153,15 +153,16 @@ class NameCLI(LightningCLI):
     def _run_logger(self, root: Path) -> TensorBoardLogger:
         """The logger of a new run folder, or of the one that the checkpoint lies in."""
         run = self.ckpt_path and self.ckpt_path.parent.parent
+        shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
         if run is None or not is_run_folder(run):
-            return TensorBoardLogger(root, name=RUNS, default_hp_metric=False)
+            return TensorBoardLogger(root, name=RUNS, **shared)
         # What an interrupted run has drawn beyond its checkpoint is drawn again: TensorBoard drops the first try.
         return TensorBoardLogger(
             run.parent.parent,
             name=run.parent.name,
             version=run.name,
-            default_hp_metric=False,
             purge_step=self.checkpoint["global_step"] + 1,
+            **shared,
         )
 
     def fit(self, model: NameModule, datamodule: NamesDataModule) -> None:

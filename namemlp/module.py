@@ -1,8 +1,9 @@
 """The network as a LightningModule: loss, metrics, optimizer."""
 
+import logging
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,13 +12,15 @@ from lightning.pytorch.cli import ReduceLROnPlateau, instantiate_class
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
+from namemlp.blocks import BlockLength, count_updates, obstacle, step_schedulers
 from namemlp.errors import UserError
 from namemlp.network import NameMLP
 from namemlp.vocabulary import Vocabulary
+from namemlp.windows import TrainingLoader
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
+log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
 
@@ -35,6 +38,7 @@ class NameModule(LightningModule):
         init_seed: seed of the start of the weights, the notebook's own; seed_everything does not change it
         optimizer: {class_path, init_args} of a torch optimizer; null: SGD with lr 0.01
         lr_scheduler: {class_path, init_args} of a torch scheduler, stepped once an update; null: constant
+        updates_per_block: SGD updates made in one go where nothing in the run forbids it; 1: none, the textbook path
 
     Raises:
         UserError: a number is out of its range, or the model too large for the memory.
@@ -50,10 +54,12 @@ class NameModule(LightningModule):
         init_seed: int = 2147483647,
         optimizer: dict[str, Any] | None = None,
         lr_scheduler: dict[str, Any] | None = None,
+        updates_per_block: int = 500,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for name in ("context_length", "embedding_dim", "hidden_size"):
+        self.in_blocks = False  # whether a batch carries many mini-batches; see blocks.py
+        for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
         if not 0 <= init_seed < 2**63:
@@ -64,34 +70,69 @@ class NameModule(LightningModule):
             self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed)
         except RuntimeError as error:
             raise UserError(f"a model of this size cannot be made: {error}") from error
-        self.metrics = nn.ModuleDict(
-            {
-                "loss": MeanMetric(),
-                "top1": MulticlassAccuracy(size, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(size, top_k=min(5, size), average="micro", validate_args=False),
-            }
-        )
+        # Averages over examples, in which NaN stays NaN (torchmetrics' "disable" would forget the weights).
+        self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy=math.nan) for name in ("loss", "top1", "top5")})
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T) -> (B, V)
         return self.network(x)
 
+    def on_train_start(self) -> None:
+        self.last_step = self.trainer.estimated_stepping_batches
+        longest = self.hparams.updates_per_block
+        reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
+        self.in_blocks = reason is None
+        if self.trainer.is_global_zero:
+            log.info(f"up to {longest:,} updates at once" if self.in_blocks else f"one update at a time: {reason}")
+        if isinstance(self.trainer.train_dataloader, TrainingLoader):
+            length = BlockLength(self.trainer, longest) if self.in_blocks else None
+            self.trainer.train_dataloader.sampler.block_length = length
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
+        if self.in_blocks:
+            return self._train_block(x, y)
         self.batch_loss = F.cross_entropy(self(x), y)
         return self.batch_loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Written here and not with self.log, which works at every step for what is shown at one in fifty.
-        step = self.trainer.global_step + 1
-        every = self.trainer.log_every_n_steps
-        if every and step % every == 0:
-            loss = self.batch_loss.detach()
-            curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item()}
-            for logger in self.loggers:
-                logger.log_metrics({**curves, "lr": optimizer.param_groups[0]["lr"]}, step)
+        if not self.in_blocks:
+            self._write_curves([self.batch_loss], [optimizer.param_groups[0]["lr"]])
 
-    def on_train_start(self) -> None:
-        self.last_step = self.trainer.estimated_stepping_batches
+    def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
+        """Make all updates of a block, (K, B, T) and (K, B), and return the last loss."""
+        from namemlp import fused  # here, because a program that does not train need not wait for Numba
+
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer._opt_called = True  # else a schedule warns that it is ahead of the updates
+        rates = [float(optimizer.param_groups[0]["lr"])] * len(y)
+        for i in range(1, len(y)) if (schedules := step_schedulers(self.trainer)) else ():
+            for config in schedules:  # the Trainer itself makes the last step of the block
+                self.lr_scheduler_step(config.scheduler, None)
+            rates[i] = float(optimizer.param_groups[0]["lr"])
+        losses = fused.train_block(self.network, x, y, rates)  # (K,)
+        self._write_curves(losses, rates)
+        count_updates(self.trainer, len(y) - 1)
+        return losses[-1]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not self.in_blocks:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        if self.in_blocks:
+            optimizer_closure()  # has made the updates
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def _write_curves(self, losses: Sequence[Tensor], rates: Sequence[float]) -> None:
+        """Write the points that are due at the next updates, whose losses and learning rates these are."""
+        # Written here and not with self.log, which works at every step for what is shown at one in fifty.
+        first, every = self.trainer.global_step + 1, self.trainer.log_every_n_steps
+        for i in range(-first % every, len(losses), every) if every else ():
+            loss = losses[i].detach()
+            curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item(), "lr": rates[i]}
+            for logger in self.loggers:
+                logger.log_metrics(curves, first + i)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step >= self.last_step:
@@ -139,10 +180,15 @@ class NameModule(LightningModule):
 
     def _update_metrics(self, batch: Batch) -> None:
         x, y = batch
-        logits = self(x).float()  # half precision would round the loss to three digits
-        self.metrics["loss"].update(F.cross_entropy(logits, y), weight=len(y))
-        self.metrics["top1"].update(logits, y)
-        self.metrics["top5"].update(logits, y)
+        logits = self(x).float()  # (B, V); half precision would round the loss to three digits
+        hits = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (B, 5)
+        values = {
+            "loss": F.cross_entropy(logits, y),
+            "top1": hits[:, 0].float().mean(),
+            "top5": hits.any(1).float().mean(),
+        }
+        for name, value in values.items():
+            self.metrics[name].update(value, weight=len(y))
 
     def _compute_metrics(self) -> dict[str, float]:
         values = {name: metric.compute() for name, metric in self.metrics.items()}

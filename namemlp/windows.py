@@ -1,7 +1,7 @@
 """Context windows out of a flat stream, and the order in which training reads them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ class ContextWindows(Dataset):
     """Examples (context, next character) read out of a flat stream of ids.
 
     An index may be a number, a list, a slice or a tensor of numbers; with B examples asked for, the answer is
-    (B, T) contexts and (B,) targets, int64.
+    (B, T) contexts and (B,) targets, int64; with a tensor of (K, B) numbers (K, B, T) and (K, B).
 
     Args:
         stream: (length,) ids.
@@ -40,6 +40,9 @@ class TrainingOrder(Sampler[Tensor]):
 
     The order of epoch e is a pure function of (seed, e), and the place in it is `batches_read`, the number of batches
     that training has taken since its start: nothing else is needed to go on exactly where a run stopped.
+
+    Where `block_length` is set, K batches are read at once, as (K, B) tensors, as many as it allows: it is told the
+    numbers of batches read before, since the start and in the epoch. A smaller last batch of an epoch stays by itself.
 
     Args:
         num_examples: size of the training split.
@@ -66,6 +69,7 @@ class TrainingOrder(Sampler[Tensor]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.batches_read = 0
+        self.block_length: Callable[[int, int], int] | None = None
 
     def __len__(self) -> int:
         """Batches in a whole epoch; an update that has not an example for every process is left out."""
@@ -86,9 +90,17 @@ class TrainingOrder(Sampler[Tensor]):
             return
         epoch, batch = divmod(self.batches_read, len(self))
         order = self.epoch(epoch)
-        for start in range(batch * self.update_size, len(self) * self.update_size, self.update_size):
-            update = order[start : start + self.update_size]
-            yield update if self.num_replicas == 1 else update.tensor_split(self.num_replicas)[self.rank]
+        while batch < len(self):
+            count, full = 1, len(order) // self.update_size - batch
+            if self.block_length is not None and full > 0:
+                count = min(full, self.block_length(epoch * len(self) + batch, batch))
+            read = order[batch * self.update_size : (batch + count) * self.update_size]
+            if self.block_length is not None:
+                read = read.view(count, -1)  # (K, B)
+            elif self.num_replicas > 1:
+                read = read.tensor_split(self.num_replicas)[self.rank]
+            batch += count
+            yield read
 
 
 class TrainingLoader(DataLoader):
@@ -102,7 +114,8 @@ class TrainingLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         for batch in super().__iter__():
-            self.sampler.batches_read += 1
+            y = batch[1]
+            self.sampler.batches_read += len(y) if y.dim() == 2 else 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:

@@ -1,0 +1,246 @@
+"""Many SGD updates of a `NameMLP` in one call, without autograd and without a Python step between them.
+
+The gradient of cross-entropy through linear, tanh, linear and embedding is written out; it is what autograd computes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from namemlp.network import NameMLP
+
+
+def _compiled(function: Callable) -> Any:
+    # NaN and infinity are kept (no nnan, no ninf): a run that diverges must look as it does in the textbook path.
+    options = dict(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", nogil=True)
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep machine code in: compile anew in each process
+        return numba.njit(**options)(function)
+
+
+def train_block(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> Tensor:
+    """Make K updates in place, each with its own mini-batch and learning rate.
+
+    Args:
+        network: float32 or float64, on the CPU.
+        x: (K, B, T) contexts.
+        y: (K, B) next characters.
+        rates: K learning rates.
+
+    Returns:
+        The K losses before each update, (K,) float64.
+
+    Raises:
+        IndexError: an id is not in the vocabulary.
+    """
+    weights = network.hidden.weight, network.hidden.bias, network.output.weight
+    size, (hidden, inputs), dtype = len(network.embedding.weight), weights[0].shape, weights[0].dtype
+    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= size:
+        raise IndexError("index out of range: a character is not in the model's vocabulary")
+
+    # Rows run along the hidden units, aligned to 64 bytes, in numbers that the tiles of the products divide.
+    def padded(rows: int, columns: int) -> Tensor:
+        return torch.zeros(-(-rows // 4) * 4, -(-columns // 16) * 16, dtype=dtype)
+
+    hidden_weight, hidden_bias, output_weight = padded(inputs, hidden), padded(1, hidden), padded(size, hidden)
+    views = hidden_weight[:inputs, :hidden].T, hidden_bias[0, :hidden], output_weight[:size, :hidden]
+    for view, weight in zip(views, weights, strict=True):
+        view.copy_(weight.detach())
+    losses = torch.empty(len(x), dtype=torch.float64)
+    arrays = [
+        network.embedding.weight.detach(),
+        hidden_weight,
+        hidden_bias[0],
+        output_weight,
+        network.output.bias.detach(),
+        x.contiguous(),
+        y.contiguous(),
+        torch.tensor(rates, dtype=dtype),
+        losses,
+        *(padded(x.shape[1], columns) for columns in (hidden, hidden, inputs, inputs, size)),
+        torch.empty_like(network.embedding.weight),
+        torch.empty_like(hidden_weight),
+        torch.empty_like(output_weight),
+    ]
+    _updates(*(array.detach().numpy() for array in arrays))
+    with torch.no_grad():
+        for view, weight in zip(views, weights, strict=True):
+            weight.copy_(view)
+    return losses
+
+
+# The rest is compiled. Loops over numbers, no expressions over arrays: those take Numba seconds to compile.
+
+
+@_compiled
+def _updates(
+    embedding, hidden_weight, hidden_bias, output_weight, output_bias, x, y, rates, losses,
+    h, dh, e, de, dlogits, dembedding, dhidden_weight, doutput_weight,
+):  # fmt: skip
+    dim = embedding.shape[1]
+    steps, batch, context = x.shape
+    for step in range(steps):
+        for i in range(batch):
+            for t in range(context):
+                for d in range(dim):
+                    e[i, t * dim + d] = embedding[x[step, i, t], d]
+            for j in range(len(hidden_bias)):
+                h[i, j] = hidden_bias[j]
+        _add_product(h, e, hidden_weight)
+        _tanh(h)
+        _dots(dlogits, h, output_weight)
+        losses[step] = _softmax(dlogits, output_bias, y[step], rates[step] / dlogits.dtype.type(batch)) / batch
+
+        # From here on not gradients, but what the update adds: the gradient times minus the learning rate.
+        dh.fill(0)
+        _add_product(dh, dlogits, output_weight)
+        for i in range(batch):
+            for j in range(len(hidden_bias)):
+                dh[i, j] *= 1 - h[i, j] * h[i, j]
+        _dots(de, dh, hidden_weight)
+
+        # Summed over the batch before it is added: one by one, what is small beside a weight would be lost.
+        doutput_weight.fill(0)
+        _add_product(doutput_weight, dlogits.T, h)
+        _add(output_weight, doutput_weight)
+        _add_rows(output_bias, dlogits)
+        dhidden_weight.fill(0)
+        _add_product(dhidden_weight, e.T, dh)
+        _add(hidden_weight, dhidden_weight)
+        _add_rows(hidden_bias, dh)
+        dembedding.fill(0)
+        for i in range(batch):
+            for t in range(context):
+                for d in range(dim):
+                    dembedding[x[step, i, t], d] += de[i, t * dim + d]
+        _add(embedding, dembedding)
+
+
+@_compiled
+def _add_product(out, c, b):
+    """out[i] += sum over k of c[i, k] * b[k], two rows of out and four of b at a time."""
+    for i in range(0, len(out), 2):
+        out0, out1 = out[i], out[i + 1]
+        for k in range(0, len(b), 4):
+            b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+            c00, c01, c02, c03 = c[i, k], c[i, k + 1], c[i, k + 2], c[i, k + 3]
+            c10, c11, c12, c13 = c[i + 1, k], c[i + 1, k + 1], c[i + 1, k + 2], c[i + 1, k + 3]
+            for j in range(len(out0)):
+                out0[j] += c00 * b0[j] + c01 * b1[j] + c02 * b2[j] + c03 * b3[j]
+                out1[j] += c10 * b0[j] + c11 * b1[j] + c12 * b2[j] + c13 * b3[j]
+
+
+@_compiled
+def _dots(out, a, b):
+    """out[i, k] = the inner product of a[i] and b[k], two rows of a and four of b at a time."""
+    zero = out.dtype.type(0)
+    for i in range(0, len(a), 2):
+        a0, a1 = a[i], a[i + 1]
+        for k in range(0, len(b), 4):
+            b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero
+            for j in range(len(a0)):
+                s00 += a0[j] * b0[j]
+                s01 += a0[j] * b1[j]
+                s02 += a0[j] * b2[j]
+                s03 += a0[j] * b3[j]
+                s10 += a1[j] * b0[j]
+                s11 += a1[j] * b1[j]
+                s12 += a1[j] * b2[j]
+                s13 += a1[j] * b3[j]
+            out[i, k], out[i, k + 1], out[i, k + 2], out[i, k + 3] = s00, s01, s02, s03
+            out[i + 1, k], out[i + 1, k + 1], out[i + 1, k + 2], out[i + 1, k + 3] = s10, s11, s12, s13
+
+
+@_compiled
+def _add(out, more):
+    for i in range(len(out)):
+        for j in range(out.shape[1]):
+            out[i, j] += more[i, j]
+
+
+@_compiled
+def _add_rows(out, rows):
+    """out += the sum of rows, which is left in the first of them."""
+    total = rows[0]
+    for i in range(1, len(rows)):
+        for j in range(len(out)):
+            total[j] += rows[i, j]
+    for j in range(len(out)):
+        out[j] += total[j]
+
+
+@_compiled
+def _softmax(logits, bias, y, scale):
+    """The sum of the losses; logits become minus scale times their gradient, and zero in the rows beyond those of y."""
+    total = 0.0
+    for i in range(len(y)):
+        row = logits[i]
+        largest = row[0] + bias[0]
+        for v in range(len(bias)):
+            row[v] += bias[v]
+            largest = max(largest, row[v])
+        total += largest - row[y[i]]
+        for v in range(len(bias)):
+            row[v] -= largest
+        _exp(row[: len(bias)])
+        sum_exp = row.dtype.type(0)
+        for v in range(len(bias)):
+            sum_exp += row[v]
+        total += math.log(sum_exp)
+        for v in range(len(bias)):
+            row[v] *= -scale / sum_exp
+        row[y[i]] += scale
+    for i in range(len(y), len(logits)):
+        logits[i].fill(0)
+    return total
+
+
+@_compiled
+def _exp(row):
+    """Of numbers up to 0, in place."""
+    if row.itemsize == 8:
+        for v in range(len(row)):
+            row[v] = math.exp(row[v])
+        return
+    # float32: the 128th power of exp(x / 128), a short series, worked out in float64; below -104 it rounds to 0.
+    for v in range(len(row)):
+        t = max(np.float64(row[v]), -104.0) / 128
+        p = 1 + t * (1 + t / 2 * (1 + t / 3 * (1 + t / 4 * (1 + t / 5 * (1 + t / 6 * (1 + t / 7))))))
+        for _ in range(7):
+            p *= p
+        row[v] = p
+
+
+@_compiled
+def _tanh(h):
+    """Of a matrix, in place."""
+    # float32: x * P(x²) / Q(x²), fitted to 7e-9 relative; at 9.01 tanh rounds to 1. Rounding makes it 3.2e-7 at most.
+    limit = np.float32(9.01)
+    for i in range(len(h)):
+        row = h[i]
+        if h.itemsize == 8:
+            for j in range(len(row)):
+                row[j] = math.tanh(row[j])
+            continue
+        for j in range(len(row)):
+            x = min(max(row[j], -limit), limit)
+            u = x * x
+            p = np.float32(-8.46232649e-14)
+            p = p * u + np.float32(5.26784929e-11)
+            p = p * u + np.float32(-2.02045749e-08)
+            p = p * u + np.float32(1.11492778e-05)
+            p = p * u + np.float32(0.00310347839)
+            p = p * u + np.float32(0.130835831)
+            p = p * u + np.float32(0.999999993)
+            q = np.float32(0.000254544762)
+            q = q * u + np.float32(0.0244932782)
+            q = q * u + np.float32(0.464169102)
+            q = q * u + np.float32(1)
+            row[j] = x * p / q
