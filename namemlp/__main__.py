@@ -5,15 +5,17 @@ import os
 import sys
 import warnings
 
-import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-from namemlp.cli import NameCLI
 from namemlp.errors import UserError, fail
+from namemlp.startup import quick_imports
 
 
 def main() -> None:
     """The console script."""
+    with quick_imports():
+        import torch
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+        from namemlp.cli import NameCLI
     # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)

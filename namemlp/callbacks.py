@@ -47,7 +47,6 @@ class StepProgress(ProgressBar):
         print(f"{len(data.corpus):,} names, {len(data.vocabulary)} characters: {sizes} examples (train / val / test)")
         parameters = sum(p.numel() for p in pl_module.parameters())
         print(f"{parameters:,} parameters on {pl_module.device}, run folder {self.folder}", flush=True)
-        self.start = time.monotonic(), trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.bar is not None or not self.enabled:
@@ -62,6 +61,7 @@ class StepProgress(ProgressBar):
             file=sys.stdout,
             disable=not sys.stdout.isatty(),
         )
+        self.start = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

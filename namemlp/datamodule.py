@@ -47,7 +47,7 @@ class NamesDataModule(LightningDataModule):
         split_seed: int = 42,
         context_length: int = 3,
         batch_size: int = 32,
-        eval_batch_size: int = 4096,
+        eval_batch_size: int = 2048,
         replacement: bool = False,
         num_workers: int = 0,
         seed: int = 2147483647,

@@ -24,6 +24,7 @@ def _compiled(function: Callable) -> Any:
         return numba.njit(**options)(function)
 
 
+@torch.no_grad()
 def train_block(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> Tensor:
     """Make K updates in place, each with its own mini-batch and learning rate.
 
@@ -39,39 +40,45 @@ def train_block(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> T
     Raises:
         IndexError: an id is not in the vocabulary.
     """
-    weights = network.hidden.weight, network.hidden.bias, network.output.weight
-    size, (hidden, inputs), dtype = len(network.embedding.weight), weights[0].shape, weights[0].dtype
-    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= size:
+    embedding, hidden, output = network.embedding.weight.detach(), network.hidden, network.output
+    size, inputs, units, batch = len(embedding), hidden.in_features, hidden.out_features, x.shape[1]
+    if len(x) and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= size):
         raise IndexError("index out of range: a character is not in the model's vocabulary")
 
     # Rows run along the hidden units, aligned to 64 bytes, in numbers that the tiles of the products divide.
     def padded(rows: int, columns: int) -> Tensor:
-        return torch.zeros(-(-rows // 4) * 4, -(-columns // 16) * 16, dtype=dtype)
+        return embedding.new_zeros(-(-rows // 4) * 4, -(-columns // 16) * 16)
 
-    hidden_weight, hidden_bias, output_weight = padded(inputs, hidden), padded(1, hidden), padded(size, hidden)
-    views = hidden_weight[:inputs, :hidden].T, hidden_bias[0, :hidden], output_weight[:size, :hidden]
-    for view, weight in zip(views, weights, strict=True):
-        view.copy_(weight.detach())
+    # A bias is one more row (of the hidden layer) or column (of the output layer), for an input that is always 1.
+    hidden_layer, output_layer = padded(inputs + 1, units + 1), padded(size, units + 1)
+    copies = {
+        hidden.weight: hidden_layer[:inputs, :units].T,
+        hidden.bias: hidden_layer[inputs, :units],
+        output.weight: output_layer[:size, :units],
+        output.bias: output_layer[:size, units],
+    }
+    for weight, copy in copies.items():
+        copy.copy_(weight)
+    e, h, dlogits = padded(batch, inputs + 1), padded(batch, units + 1), padded(batch, size)
+    e[:batch, inputs] = 1
     losses = torch.empty(len(x), dtype=torch.float64)
-    arrays = [
-        network.embedding.weight.detach(),
-        hidden_weight,
-        hidden_bias[0],
-        output_weight,
-        network.output.bias.detach(),
-        x.contiguous(),
-        y.contiguous(),
-        torch.tensor(rates, dtype=dtype),
+    changes = [torch.empty_like(tensor) for tensor in (e, h, embedding, hidden_layer, output_layer)]
+    tensors = [
+        embedding,
+        hidden_layer,
+        output_layer,
+        x,
+        y,
+        embedding.new_tensor(rates),
         losses,
-        *(padded(x.shape[1], columns) for columns in (hidden, hidden, inputs, inputs, size)),
-        torch.empty_like(network.embedding.weight),
-        torch.empty_like(hidden_weight),
-        torch.empty_like(output_weight),
+        e,
+        h,
+        dlogits,
+        *changes,
     ]
-    _updates(*(array.detach().numpy() for array in arrays))
-    with torch.no_grad():
-        for view, weight in zip(views, weights, strict=True):
-            weight.copy_(view)
+    _updates(units, *(tensor.contiguous().numpy() for tensor in tensors))
+    for weight, copy in copies.items():
+        weight.copy_(copy)
     return losses
 
 
@@ -80,8 +87,8 @@ def train_block(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> T
 
 @_compiled
 def _updates(
-    embedding, hidden_weight, hidden_bias, output_weight, output_bias, x, y, rates, losses,
-    h, dh, e, de, dlogits, dembedding, dhidden_weight, doutput_weight,
+    units, embedding, hidden_layer, output_layer, x, y, rates, losses, e, h, dlogits,
+    de, dh, dembedding, dhidden_layer, doutput_layer,
 ):  # fmt: skip
     dim = embedding.shape[1]
     steps, batch, context = x.shape
@@ -90,30 +97,25 @@ def _updates(
             for t in range(context):
                 for d in range(dim):
                     e[i, t * dim + d] = embedding[x[step, i, t], d]
-            for j in range(len(hidden_bias)):
-                h[i, j] = hidden_bias[j]
-        _add_product(h, e, hidden_weight)
+        _product(h, e, hidden_layer)
         _tanh(h)
-        _dots(dlogits, h, output_weight)
-        losses[step] = _softmax(dlogits, output_bias, y[step], rates[step] / dlogits.dtype.type(batch)) / batch
+        for i in range(batch):
+            h[i, units] = 1
+        _dots(dlogits, h, output_layer)
+        losses[step] = _softmax(dlogits, len(embedding), y[step], rates[step] / dlogits.dtype.type(batch)) / batch
 
         # From here on not gradients, but what the update adds: the gradient times minus the learning rate.
-        dh.fill(0)
-        _add_product(dh, dlogits, output_weight)
+        _product(dh, dlogits, output_layer)
         for i in range(batch):
-            for j in range(len(hidden_bias)):
+            for j in range(dh.shape[1]):
                 dh[i, j] *= 1 - h[i, j] * h[i, j]
-        _dots(de, dh, hidden_weight)
+        _dots(de, dh, hidden_layer)
 
         # Summed over the batch before it is added: one by one, what is small beside a weight would be lost.
-        doutput_weight.fill(0)
-        _add_product(doutput_weight, dlogits.T, h)
-        _add(output_weight, doutput_weight)
-        _add_rows(output_bias, dlogits)
-        dhidden_weight.fill(0)
-        _add_product(dhidden_weight, e.T, dh)
-        _add(hidden_weight, dhidden_weight)
-        _add_rows(hidden_bias, dh)
+        _product(doutput_layer, dlogits.T, h)
+        _add(output_layer, doutput_layer)
+        _product(dhidden_layer, e.T, dh)
+        _add(hidden_layer, dhidden_layer)
         dembedding.fill(0)
         for i in range(batch):
             for t in range(context):
@@ -123,10 +125,12 @@ def _updates(
 
 
 @_compiled
-def _add_product(out, c, b):
-    """out[i] += sum over k of c[i, k] * b[k], two rows of out and four of b at a time."""
+def _product(out, c, b):
+    """out[i] = sum over k of c[i, k] * b[k], two rows of out and four of b at a time."""
     for i in range(0, len(out), 2):
         out0, out1 = out[i], out[i + 1]
+        out0.fill(0)
+        out1.fill(0)
         for k in range(0, len(b), 4):
             b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
             c00, c01, c02, c03 = c[i, k], c[i, k + 1], c[i, k + 2], c[i, k + 3]
@@ -166,35 +170,23 @@ def _add(out, more):
 
 
 @_compiled
-def _add_rows(out, rows):
-    """out += the sum of rows, which is left in the first of them."""
-    total = rows[0]
-    for i in range(1, len(rows)):
-        for j in range(len(out)):
-            total[j] += rows[i, j]
-    for j in range(len(out)):
-        out[j] += total[j]
-
-
-@_compiled
-def _softmax(logits, bias, y, scale):
+def _softmax(logits, size, y, scale):
     """The sum of the losses; logits become minus scale times their gradient, and zero in the rows beyond those of y."""
     total = 0.0
     for i in range(len(y)):
-        row = logits[i]
-        largest = row[0] + bias[0]
-        for v in range(len(bias)):
-            row[v] += bias[v]
+        row = logits[i, :size]
+        largest = row[0]
+        for v in range(size):
             largest = max(largest, row[v])
         total += largest - row[y[i]]
-        for v in range(len(bias)):
+        for v in range(size):
             row[v] -= largest
-        _exp(row[: len(bias)])
+        _exp(row)
         sum_exp = row.dtype.type(0)
-        for v in range(len(bias)):
+        for v in range(size):
             sum_exp += row[v]
         total += math.log(sum_exp)
-        for v in range(len(bias)):
+        for v in range(size):
             row[v] *= -scale / sum_exp
         row[y[i]] += scale
     for i in range(len(y), len(logits)):

@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -81,6 +82,12 @@ class NameModule(LightningModule):
         longest = self.hparams.updates_per_block
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
         self.in_blocks = reason is None
+        if self.in_blocks:
+            from namemlp import fused  # not above: importing Numba takes half a second
+
+            self._make_updates = partial(fused.train_block, self.network)
+            nothing = torch.zeros(0, 1, self.hparams.context_length, dtype=torch.int64)
+            self._make_updates(nothing, nothing[..., 0], [])  # compiles, or loads what is compiled
         if self.trainer.is_global_zero:
             log.info(f"up to {longest:,} updates at once" if self.in_blocks else f"one update at a time: {reason}")
         if isinstance(self.trainer.train_dataloader, TrainingLoader):
@@ -100,8 +107,6 @@ class NameModule(LightningModule):
 
     def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
         """Make all updates of a block, (K, B, T) and (K, B), and return the last loss."""
-        from namemlp import fused  # here, because a program that does not train need not wait for Numba
-
         optimizer = self.optimizers(use_pl_optimizer=False)
         optimizer._opt_called = True  # else a schedule warns that it is ahead of the updates
         rates = [float(optimizer.param_groups[0]["lr"])] * len(y)
@@ -109,7 +114,7 @@ class NameModule(LightningModule):
             for config in schedules:  # the Trainer itself makes the last step of the block
                 self.lr_scheduler_step(config.scheduler, None)
             rates[i] = float(optimizer.param_groups[0]["lr"])
-        losses = fused.train_block(self.network, x, y, rates)  # (K,)
+        losses = self._make_updates(x, y, rates)  # (K,)
         self._write_curves(losses, rates)
         count_updates(self.trainer, len(y) - 1)
         return losses[-1]
