@@ -4,6 +4,8 @@ Nobody outside sees them: the Trainer is told that as many batches have passed, 
 or a callback has something to do.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +13,14 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, StochasticWeightAveraging, Timer
 from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from namemlp.callbacks import LastCheckpoint, StepProgress
 from namemlp.network import NameMLP
 from namemlp.windows import TrainingLoader
+
+# (K, B, T) contexts, (K, B) next characters and K learning rates -> K losses
+UpdatesMaker = Callable[[Tensor, Tensor, list[float]], Tensor]
 
 # What is called at every update; that of the callbacks here may be called at the end of a block instead.
 HOOKS = (
@@ -49,7 +54,7 @@ def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None
     settings, *more_settings = optimizer.param_groups
     if type(optimizer) is not torch.optim.SGD or others:
         return f"the optimizer is {type(optimizer).__name__}"
-    for name in ("momentum", "weight_decay", "nesterov", "maximize"):
+    for name in ("momentum", "weight_decay", "maximize"):
         if settings[name]:
             return f"the optimizer has {name}"
     if any((config.interval, config.frequency) != ("step", 1) for config in step_schedulers(trainer)):
@@ -140,11 +145,25 @@ class BlockLength:
         return max(1, min(room))
 
 
+def updates_maker(network: NameMLP, batch_size: int, longest: int) -> tuple[UpdatesMaker, str]:
+    """What makes the updates of a block on the network's device, ready to go, and its name for the log."""
+    # Imported here, because importing Numba takes half a second.
+    if network.hidden.weight.is_cuda:
+        from namemlp.graph import GraphUpdates
+
+        return GraphUpdates(network, batch_size, longest), "replayed as a CUDA graph"
+    from namemlp import fused
+
+    fused.prepare(network)
+    return partial(fused.make_updates, network), "compiled for this CPU"
+
+
 def count_updates(trainer: Trainer, more: int) -> None:
     """Tell a Trainer in the middle of a batch that it stands for more batches, updates and schedule steps."""
     loop = trainer.fit_loop.epoch_loop
-    loop.batch_progress.increment_by(more)
-    loop.automatic_optimization.optim_progress.optimizer.step.increment_by(more)
+    optimizer = loop.automatic_optimization.optim_progress.optimizer
+    for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
+        progress.increment_by(more)
     loop.scheduler_progress.increment_by(more * len(step_schedulers(trainer)))
     loop._batches_that_stepped += more
     loop.batch_progress.is_last_batch = loop.batch_progress.current.ready == trainer.num_training_batches

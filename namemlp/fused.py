@@ -15,17 +15,33 @@ from torch import Tensor
 from namemlp.network import NameMLP
 
 
-def _compiled(function: Callable) -> Any:
+def _compiled(function: Callable, **options: Any) -> Any:
+    """Compile a function on its first call."""
     # NaN and infinity are kept (no nnan, no ninf): a run that diverges must look as it does in the textbook path.
-    options = dict(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", nogil=True)
+    fastmath = {"reassoc", "contract", "arcp", "nsz"}
+    return numba.njit(function, fastmath=fastmath, error_model="numpy", nogil=True, **options)
+
+
+def _compiled_and_kept(function: Callable) -> Any:
+    """The same, with the machine code kept on disk, where there is a folder for it."""
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep machine code in: compile anew in each process
-        return numba.njit(**options)(function)
+        return _compiled(function, cache=True)
+    except RuntimeError:
+        return _compiled(function)
+
+
+def prepare(network: NameMLP) -> None:
+    """Compile what `make_updates` needs for a network, or load it from disk."""
+    nothing = torch.zeros(0, 1, 1, dtype=torch.int64)
+    try:
+        make_updates(network, nothing, nothing[..., 0], [])
+    except Exception:  # a damaged file fails in many ways
+        _updates._cache.flush()
+        make_updates(network, nothing, nothing[..., 0], [])
 
 
 @torch.no_grad()
-def train_block(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> Tensor:
+def make_updates(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> Tensor:
     """Make K updates in place, each with its own mini-batch and learning rate.
 
     Args:
@@ -85,7 +101,7 @@ def train_block(network: NameMLP, x: Tensor, y: Tensor, rates: list[float]) -> T
 # The rest is compiled. Loops over numbers, no expressions over arrays: those take Numba seconds to compile.
 
 
-@_compiled
+@_compiled_and_kept
 def _updates(
     units, embedding, hidden_layer, output_layer, x, y, rates, losses, e, h, dlogits,
     de, dh, dembedding, dhidden_layer, doutput_layer,

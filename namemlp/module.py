@@ -4,7 +4,6 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from namemlp.blocks import BlockLength, count_updates, obstacle, step_schedulers
+from namemlp.blocks import BlockLength, count_updates, obstacle, step_schedulers, updates_maker
 from namemlp.errors import UserError
 from namemlp.network import NameMLP
 from namemlp.vocabulary import Vocabulary
@@ -82,17 +81,17 @@ class NameModule(LightningModule):
         longest = self.hparams.updates_per_block
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
         self.in_blocks = reason is None
+        loader, path = self.trainer.train_dataloader, f"one update at a time: {reason}"
         if self.in_blocks:
-            from namemlp import fused  # not above: importing Numba takes half a second
-
-            self._make_updates = partial(fused.train_block, self.network)
-            nothing = torch.zeros(0, 1, self.hparams.context_length, dtype=torch.int64)
-            self._make_updates(nothing, nothing[..., 0], [])  # compiles, or loads what is compiled
+            self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, longest)
+            path = f"up to {longest:,} updates at once, {engine}"
+        if isinstance(loader, TrainingLoader):
+            loader.sampler.block_length = BlockLength(self.trainer, longest) if self.in_blocks else None
         if self.trainer.is_global_zero:
-            log.info(f"up to {longest:,} updates at once" if self.in_blocks else f"one update at a time: {reason}")
-        if isinstance(self.trainer.train_dataloader, TrainingLoader):
-            length = BlockLength(self.trainer, longest) if self.in_blocks else None
-            self.trainer.train_dataloader.sampler.block_length = length
+            log.info(path)
+
+    def on_train_end(self) -> None:
+        self.in_blocks, self._make_updates = False, None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
@@ -205,15 +204,18 @@ class NameModule(LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
-        if self.trainer.state.fn == "fit":
+        fitting = self.trainer.state.fn == "fit"
+        if fitting and not self.trainer.sanity_checking:
             self._step_plateau_schedulers(values)
-            values["step"] = float(self.trainer.global_step)  # the logger's x axis, else the number of batches less one
-        self.log_dict(values, sync_dist=True)
+            # By log_dict the x axis would count batches; its "step" metric would mislead the names of checkpoints.
+            for logger in self.loggers:
+                logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, self.trainer.global_step)
+        self.log_dict(values, logger=False if fitting else None, sync_dist=True)
 
     def _step_plateau_schedulers(self, metrics: dict[str, float]) -> None:
         """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed."""
         for config in self.trainer.lr_scheduler_configs:
-            if not config.reduce_on_plateau or self.trainer.sanity_checking:
+            if not config.reduce_on_plateau:
                 continue
             if config.monitor not in metrics:
                 raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
