@@ -36,8 +36,9 @@ OF_BLOCKS = {
 }
 STEPS = ("training_step", "forward", "backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", *HOOKS)
 
-# Multiply-adds in an update beyond which torch with its own threads is the faster on a CPU; see benchmarks/fit.py.
-LARGEST = 20e6
+# Multiply-adds of an update beyond which a CPU of very many cores does it faster by torch; those in one block, so that
+# it takes a moment and Ctrl-C need not wait. See the tables of benchmarks/fit.py.
+LARGEST_UPDATE, LARGEST_BLOCK = 18e6, 2e9
 
 
 def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None:
@@ -83,9 +84,10 @@ def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None
         watches = any(method(callback, hook) not in OF_BLOCKS for hook in HOOKS)
         if watches or isinstance(callback, (GradientAccumulationScheduler, StochasticWeightAveraging)):
             return f"{type(callback).__name__} works at every update"
-    work = multiply_adds(network, trainer.train_dataloader.sampler.update_size)
-    if module.device.type == "cpu" and work > LARGEST:
-        return f"torch is faster at updates of {work / 1e6:,.0f} million multiply-adds"
+    work, threads = multiply_adds(network, trainer.train_dataloader.sampler.update_size), torch.get_num_threads()
+    # The compiled updates use one core, so that it depends on how many torch has.
+    if module.device.type == "cpu" and work * (threads - 1) > LARGEST_UPDATE * threads:
+        return f"torch is faster at updates of {work / 1e6:,.0f} million multiply-adds on {threads} cores"
     return None
 
 
@@ -119,18 +121,19 @@ class BlockLength:
 
     Args:
         trainer: about to train.
-        longest: mini-batches in a block at most.
+        network: what it trains.
+        longest: mini-batches in a block at most; fewer where the updates are large.
     """
 
-    def __init__(self, trainer: Trainer, longest: int) -> None:
+    def __init__(self, trainer: Trainer, network: NameMLP, longest: int) -> None:
         self.trainer = trainer
+        order = trainer.train_dataloader.sampler
+        self.longest = max(1, min(longest, int(LARGEST_BLOCK / multiply_adds(network, order.update_size))))
         # Where the Trainer has trained before with other loaders, its counts are ahead of this one's.
-        read = trainer.train_dataloader.sampler.batches_read
-        self.batches_before = trainer.fit_loop.total_batch_idx + 1 - read
-        self.steps_before = trainer.global_step - read
+        self.batches_before = trainer.fit_loop.total_batch_idx + 1 - order.batches_read
+        self.steps_before = trainer.global_step - order.batches_read
         saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         self.saves = [callback._every_n_train_steps for callback in saving if callback._every_n_train_steps]
-        self.longest = longest
 
     def __call__(self, read: int, in_epoch: int) -> int:
         """Args: batches read since training started, and since the epoch started."""

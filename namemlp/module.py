@@ -78,15 +78,15 @@ class NameModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.last_step = self.trainer.estimated_stepping_batches
-        longest = self.hparams.updates_per_block
+        longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
-        self.in_blocks = reason is None
-        loader, path = self.trainer.train_dataloader, f"one update at a time: {reason}"
+        self.in_blocks, length, path = reason is None, None, f"one update at a time: {reason}"
         if self.in_blocks:
-            self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, longest)
-            path = f"up to {longest:,} updates at once, {engine}"
+            length = BlockLength(self.trainer, self.network, longest)
+            self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, length.longest)
+            path = f"up to {length.longest:,} updates at once, {engine}"
         if isinstance(loader, TrainingLoader):
-            loader.sampler.block_length = BlockLength(self.trainer, longest) if self.in_blocks else None
+            loader.sampler.block_length = length
         if self.trainer.is_global_zero:
             log.info(path)
 

@@ -226,6 +226,7 @@ ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {
 )
 def test_what_a_block_cannot_do_takes_the_textbook_path_and_says_why(folder, caplog, reason, model, trainer):
     caplog.set_level(logging.INFO, "namemlp")
+    torch.set_num_threads(2)  # with one, torch is never faster
     data = NamesDataModule("names.txt")
     data.setup("fit")
     model = {"kind": NameModule, "hidden_size": 20, **model}
