@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, StochasticWeightAveraging, Timer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    RichProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+    TQDMProgressBar,
+)
 from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -32,7 +39,9 @@ HOOKS = (
     "on_before_optimizer_step",
 )
 OF_BLOCKS = {
-    getattr(kind, hook) for kind in (Callback, LastCheckpoint, ModelCheckpoint, StepProgress, Timer) for hook in HOOKS
+    getattr(kind, hook)
+    for kind in (Callback, LastCheckpoint, ModelCheckpoint, RichProgressBar, StepProgress, Timer, TQDMProgressBar)
+    for hook in HOOKS
 }
 STEPS = ("training_step", "forward", "backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", *HOOKS)
 
@@ -114,8 +123,8 @@ def multiply_adds(network: NameMLP, batch_size: int) -> int:
     return 3 * batch_size * (network.hidden.weight.numel() + network.output.weight.numel())
 
 
-class BlockLength:
-    """How many mini-batches the next block may carry, by its place in training.
+class Blocks:
+    """How many mini-batches the blocks of a run carry, and how the Trainer counts them.
 
     A block ends where the Trainer validates, a callback saves by the update, or the run ends.
 
@@ -135,8 +144,8 @@ class BlockLength:
         saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         self.saves = [callback._every_n_train_steps for callback in saving if callback._every_n_train_steps]
 
-    def __call__(self, read: int, in_epoch: int) -> int:
-        """Args: batches read since training started, and since the epoch started."""
+    def length(self, read: int, in_epoch: int) -> int:
+        """Of the block that begins after so many batches since training started, and since the epoch started."""
         trainer = self.trainer
         step = read + self.steps_before
         room = [self.longest, *(every - step % every for every in self.saves)]
@@ -146,6 +155,20 @@ class BlockLength:
             done = in_epoch if trainer.check_val_every_n_epoch else read + self.batches_before
             room.append(trainer.val_check_batch - done % trainer.val_check_batch)
         return max(1, min(room))
+
+    def count_batches(self, more: int) -> None:
+        """Tell the Trainer, which has just asked for a batch, that it stands for more."""
+        self.trainer.fit_loop.epoch_loop.batch_progress.increment_by(more)
+
+    def count_updates(self, more: int) -> None:
+        """Tell the Trainer, which makes an update, that it stands for more, and as many steps of schedules."""
+        loop = self.trainer.fit_loop.epoch_loop
+        optimizer = loop.automatic_optimization.optim_progress.optimizer
+        optimizer.step.increment_by(more)
+        optimizer.zero_grad.increment_by(more)
+        loop.scheduler_progress.increment_by(more * len(step_schedulers(self.trainer)))
+        loop._batches_that_stepped += more
+        loop.batch_progress.is_last_batch = loop.batch_progress.current.ready == self.trainer.num_training_batches
 
 
 def updates_maker(network: NameMLP, batch_size: int, longest: int) -> tuple[UpdatesMaker, str]:
@@ -159,14 +182,3 @@ def updates_maker(network: NameMLP, batch_size: int, longest: int) -> tuple[Upda
 
     fused.prepare(network)
     return partial(fused.make_updates, network), "compiled for this CPU"
-
-
-def count_updates(trainer: Trainer, more: int) -> None:
-    """Tell a Trainer in the middle of a batch that it stands for more batches, updates and schedule steps."""
-    loop = trainer.fit_loop.epoch_loop
-    optimizer = loop.automatic_optimization.optim_progress.optimizer
-    for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
-        progress.increment_by(more)
-    loop.scheduler_progress.increment_by(more * len(step_schedulers(trainer)))
-    loop._batches_that_stepped += more
-    loop.batch_progress.is_last_batch = loop.batch_progress.current.ready == trainer.num_training_batches

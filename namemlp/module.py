@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from namemlp.blocks import BlockLength, count_updates, obstacle, step_schedulers, updates_maker
+from namemlp.blocks import Blocks, obstacle, step_schedulers, updates_maker
 from namemlp.errors import UserError
 from namemlp.network import NameMLP
 from namemlp.vocabulary import Vocabulary
@@ -58,7 +58,7 @@ class NameModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.in_blocks = False  # whether a batch carries many mini-batches; see blocks.py
+        self.blocks = None  # while training in blocks
         for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
@@ -80,28 +80,28 @@ class NameModule(LightningModule):
         self.last_step = self.trainer.estimated_stepping_batches
         longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
-        self.in_blocks, length, path = reason is None, None, f"one update at a time: {reason}"
-        if self.in_blocks:
-            length = BlockLength(self.trainer, self.network, longest)
-            self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, length.longest)
-            path = f"up to {length.longest:,} updates at once, {engine}"
+        self.blocks, path = None, f"one update at a time: {reason}"
+        if reason is None:
+            self.blocks = Blocks(self.trainer, self.network, longest)
+            self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, self.blocks.longest)
+            path = f"up to {self.blocks.longest:,} updates at once, {engine}"
         if isinstance(loader, TrainingLoader):
-            loader.sampler.block_length = length
+            loader.sampler.blocks = self.blocks
         if self.trainer.is_global_zero:
             log.info(path)
 
     def on_train_end(self) -> None:
-        self.in_blocks, self._make_updates = False, None
+        self.blocks = self._make_updates = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
-        if self.in_blocks:
+        if self.blocks:
             return self._train_block(x, y)
         self.batch_loss = F.cross_entropy(self(x), y)
         return self.batch_loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.in_blocks:
+        if not self.blocks:
             self._write_curves([self.batch_loss], [optimizer.param_groups[0]["lr"]])
 
     def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
@@ -115,15 +115,15 @@ class NameModule(LightningModule):
             rates[i] = float(optimizer.param_groups[0]["lr"])
         losses = self._make_updates(x, y, rates)  # (K,)
         self._write_curves(losses, rates)
-        count_updates(self.trainer, len(y) - 1)
+        self.blocks.count_updates(len(y) - 1)
         return losses[-1]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self.in_blocks:
+        if not self.blocks:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        if self.in_blocks:
+        if self.blocks:
             optimizer_closure()  # has made the updates
         else:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

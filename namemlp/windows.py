@@ -1,7 +1,7 @@
 """Context windows out of a flat stream, and the order in which training reads them."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,8 +41,8 @@ class TrainingOrder(Sampler[Tensor]):
     The order of epoch e is a pure function of (seed, e), and the place in it is `batches_read`, the number of batches
     that training has taken since its start: nothing else is needed to go on exactly where a run stopped.
 
-    Where `block_length` is set, K batches are read at once, as (K, B) tensors, as many as it allows: it is told the
-    numbers of batches read before, since the start and in the epoch. A smaller last batch of an epoch stays by itself.
+    Where there are `blocks` (`namemlp.blocks.Blocks`), K batches are read at once, as (K, B) tensors; a smaller last
+    batch of an epoch stays by itself.
 
     Args:
         num_examples: size of the training split.
@@ -69,7 +69,7 @@ class TrainingOrder(Sampler[Tensor]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.batches_read = 0
-        self.block_length: Callable[[int, int], int] | None = None
+        self.blocks: Any = None
 
     def __len__(self) -> int:
         """Batches in a whole epoch; an update that has not an example for every process is left out."""
@@ -92,10 +92,10 @@ class TrainingOrder(Sampler[Tensor]):
         order = self.epoch(epoch)
         while batch < len(self):
             count, full = 1, len(order) // self.update_size - batch
-            if self.block_length is not None and full > 0:
-                count = min(full, self.block_length(epoch * len(self) + batch, batch))
+            if self.blocks and full > 0:
+                count = min(full, self.blocks.length(epoch * len(self) + batch, batch))
             read = order[batch * self.update_size : (batch + count) * self.update_size]
-            if self.block_length is not None:
+            if self.blocks:
                 read = read.view(count, -1)  # (K, B)
             elif self.num_replicas > 1:
                 read = read.tensor_split(self.num_replicas)[self.rank]
@@ -114,8 +114,10 @@ class TrainingLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         for batch in super().__iter__():
-            y = batch[1]
-            self.sampler.batches_read += len(y) if y.dim() == 2 else 1
+            count = len(batch[1]) if self.sampler.blocks else 1
+            self.sampler.batches_read += count
+            if self.sampler.blocks:
+                self.sampler.blocks.count_batches(count - 1)
             yield batch
 
     def state_dict(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
+    TQDMProgressBar,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from namemlp import NameModule, NamesDataModule
+from namemlp.callbacks import StepProgress
 
 K = 5
 EPOCH = 12  # updates in an epoch of the small list, the last one on a smaller batch
@@ -255,6 +257,25 @@ def test_callbacks_that_do_not_watch_updates_are_no_obstacle(folder, caplog):
     callbacks = [Harmless(), ModelCheckpoint(every_n_train_steps=2)]
     Trainer(max_steps=3, logger=False, callbacks=callbacks, **QUIET).fit(model, datamodule=data)
     assert "up to 500 updates at once, compiled for this CPU" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [TQDMProgressBar, StepProgress])
+def test_a_progress_bar_counts_updates(folder, caplog, kind):
+    caplog.set_level(logging.INFO, "namemlp")
+    data = NamesDataModule("names.txt")
+    counts = []
+
+    class Bar(kind):
+        def on_train_epoch_end(self, trainer, pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+            if kind is TQDMProgressBar:
+                counts.append((self.train_progress_bar.n, self.train_progress_bar.total))
+
+    model = NameModule(data.vocabulary.characters, updates_per_block=K)
+    settings = {**QUIET, "enable_progress_bar": True}
+    Trainer(max_epochs=2, logger=False, callbacks=[Bar()], enable_checkpointing=False, **settings).fit(model, data)
+    assert "up to 5 updates at once" in caplog.text
+    assert counts == ([(EPOCH, EPOCH)] * 2 if kind is TQDMProgressBar else [])
 
 
 def test_the_command_says_which_path_it_takes(fit, namemlp):

@@ -133,13 +133,18 @@ def test_last_ckpt_is_never_written_inside_an_update(folder, interval):
             assert torch.equal(ours, theirs), checkpoint
 
 
-@pytest.mark.parametrize("stop", [1, 5, 6, EPOCH, 13, 29])
-def test_a_signal_at_any_moment_loses_neither_an_update_nor_a_validation(folder, stop):
-    """With a validation every 6 updates, also where the signal comes just before one."""
+@pytest.mark.parametrize("stop, at_once", [*((step, 1) for step in (1, 5, 6, EPOCH, 13, 29)), (16, 4), (18, 500)])
+def test_a_signal_at_any_moment_loses_neither_an_update_nor_a_validation(folder, stop, at_once):
+    """With a validation every 6 updates, also where the signal comes just before one; and in blocks, with their end."""
 
     class Signal(Callback):
         def on_train_batch_start(self, trainer, *_):
             if trainer.global_step == stop - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    class SignalInBlock(Callback):
+        def on_train_epoch_start(self, trainer, *_):
+            if trainer.global_step == EPOCH:
                 os.kill(os.getpid(), signal.SIGINT)
 
     validated = {}
@@ -150,7 +155,7 @@ def test_a_signal_at_any_moment_loses_neither_an_update_nor_a_validation(folder,
 
     def run(ckpt_path=None, *callbacks):
         data = NamesDataModule("names.txt")
-        model = NameModule(data.vocabulary.characters, hidden_size=20)
+        model = NameModule(data.vocabulary.characters, hidden_size=20, updates_per_block=at_once)
         settings = dict(val_check_interval=6, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False)
         trainer = Trainer(max_steps=30, callbacks=[*callbacks, Watch(), LastCheckpoint()], **settings)
         trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
@@ -158,7 +163,7 @@ def test_a_signal_at_any_moment_loses_neither_an_update_nor_a_validation(folder,
 
     whole = run()
     with pytest.raises(Interrupted):
-        run(None, Signal())
+        run(None, Signal() if at_once == 1 else SignalInBlock())
     assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == stop
     for ours, theirs in zip(run("checkpoints/last.ckpt"), whole, strict=True):
         assert torch.equal(ours, theirs)
