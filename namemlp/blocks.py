@@ -45,9 +45,10 @@ OF_BLOCKS = {
 }
 STEPS = ("training_step", "forward", "backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", *HOOKS)
 
-# Multiply-adds of an update beyond which a CPU of very many cores does it faster by torch; those in one block, so that
-# it takes a moment and Ctrl-C need not wait. See the tables of benchmarks/fit.py.
-LARGEST_UPDATE, LARGEST_BLOCK = 18e6, 2e9
+# Multiply-adds of an update beyond which a CPU of very many cores does it faster by torch; see benchmarks/fit.py.
+LARGEST_UPDATE = 18e6
+# Multiply-adds and input numbers of a block: it takes a tenth of a second, so that Ctrl-C need not wait, and some MB.
+LARGEST_BLOCK = 4e9, 16e6
 
 
 def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None:
@@ -75,8 +76,10 @@ def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None
         return "gradients are accumulated"
     if type(trainer.precision_plugin) not in (Precision, DoublePrecision):
         return f"the precision is {trainer.precision}"
-    if type(trainer.strategy) is not SingleDeviceStrategy or module.device.type not in ("cpu", "cuda"):
-        return f"the strategy is {type(trainer.strategy).__name__} on {module.device.type}"
+    if type(trainer.strategy) is not SingleDeviceStrategy:
+        return f"the strategy is {type(trainer.strategy).__name__}"
+    if module.device.type not in ("cpu", "cuda"):
+        return f"the device is {module.device.type}"
     if trainer._detect_anomaly:
         return "anomalies are to be detected"
     if not isinstance(trainer.train_dataloader, TrainingLoader):
@@ -137,7 +140,10 @@ class Blocks:
     def __init__(self, trainer: Trainer, network: NameMLP, longest: int) -> None:
         self.trainer = trainer
         order = trainer.train_dataloader.sampler
-        self.longest = max(1, min(longest, int(LARGEST_BLOCK / multiply_adds(network, order.update_size))))
+        sizes = multiply_adds(network, order.update_size), order.update_size * network.hidden.in_features
+        self.longest = max(
+            1, min(longest, *(int(most / size) for most, size in zip(LARGEST_BLOCK, sizes, strict=True)))
+        )
         # Where the Trainer has trained before with other loaders, its counts are ahead of this one's.
         self.batches_before = trainer.fit_loop.total_batch_idx + 1 - order.batches_read
         self.steps_before = trainer.global_step - order.batches_read

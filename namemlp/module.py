@@ -54,11 +54,11 @@ class NameModule(LightningModule):
         init_seed: int = 2147483647,
         optimizer: dict[str, Any] | None = None,
         lr_scheduler: dict[str, Any] | None = None,
-        updates_per_block: int = 500,
+        updates_per_block: int = 2500,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.blocks = None  # while training in blocks
+        self.blocks = self._make_updates = None  # what there is while training in blocks
         for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
@@ -72,6 +72,9 @@ class NameModule(LightningModule):
             raise UserError(f"a model of this size cannot be made: {error}") from error
         # Averages over examples, in which NaN stays NaN (torchmetrics' "disable" would forget the weights).
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy=math.nan) for name in ("loss", "top1", "top5")})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "blocks": None, "_make_updates": None}  # a copy is not itself in training
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T) -> (B, V)
         return self.network(x)

@@ -5,6 +5,7 @@ models by, and torch.optim wants to hide four methods from it.
 """
 
 import gc
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,14 @@ def quick_imports() -> Iterator[None]:
     stand_in = ModuleType("torch._dynamo")
     stand_in.OptimizedModule = _CompiledModule
     stand_in.disable = lambda function, *_, **__: function
+
+    def of_the_real_one(name: str) -> Any:
+        if name.startswith("__"):  # the import system only asks whether there is a path
+            raise AttributeError(name)
+        sys.modules.pop("torch._dynamo", None)
+        return getattr(importlib.import_module("torch._dynamo"), name)
+
+    stand_in.__getattr__ = of_the_real_one
     if "torch._dynamo" not in sys.modules:
         sys.modules["torch._dynamo"] = stand_in
     try:

@@ -1,6 +1,8 @@
 """Nobody sees that updates are made in blocks: what is counted, drawn and saved is as in the textbook path."""
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -256,7 +258,28 @@ def test_callbacks_that_do_not_watch_updates_are_no_obstacle(folder, caplog):
     model = NameModule(NamesDataModule("names.txt").vocabulary.characters)
     callbacks = [Harmless(), ModelCheckpoint(every_n_train_steps=2)]
     Trainer(max_steps=3, logger=False, callbacks=callbacks, **QUIET).fit(model, datamodule=data)
-    assert "up to 500 updates at once, compiled for this CPU" in caplog.text
+    assert "up to 2,500 updates at once, compiled for this CPU" in caplog.text
+
+
+def test_a_model_in_training_can_be_copied(folder):
+    class Copying(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            again = copy.deepcopy(pl_module)
+            x, _ = trainer.datamodule.val_set[:]
+            assert torch.equal(again(x), pl_module(x))
+            pickle.loads(pickle.dumps(pl_module))
+
+    data = NamesDataModule("names.txt")
+    model = NameModule(data.vocabulary.characters)
+    Trainer(max_steps=30, callbacks=Copying(), logger=False, enable_checkpointing=False, **QUIET).fit(model, data)
+
+
+def test_large_updates_go_in_shorter_blocks(folder, caplog):
+    caplog.set_level(logging.INFO, "namemlp")
+    data = NamesDataModule("names.txt", batch_size=300)
+    model = NameModule(data.vocabulary.characters, hidden_size=500)
+    Trainer(max_steps=3, logger=False, limit_val_batches=0, enable_checkpointing=False, **QUIET).fit(model, data)
+    assert "up to 253 updates at once" in caplog.text  # of 300 * 500 * (15 + 20) * 3 multiply-adds
 
 
 @pytest.mark.parametrize("kind", [TQDMProgressBar, StepProgress])
@@ -279,7 +302,7 @@ def test_a_progress_bar_counts_updates(folder, caplog, kind):
 
 
 def test_the_command_says_which_path_it_takes(fit, namemlp):
-    assert "up to 500 updates at once, compiled for this CPU\n" in fit(3).out
+    assert "up to 2,500 updates at once, compiled for this CPU\n" in fit(3).out
     assert "one update at a time: the optimizer has momentum\n" in fit(3, "--optimizer.momentum=0.5").out
     assert "one update at a time: updates_per_block is 1\n" in fit(3, "--model.updates_per_block=1").out
     result = namemlp("fit", "--model.updates_per_block=0")

@@ -47,3 +47,8 @@ def test_models_can_still_be_compiled():
 def test_importing_the_library_changes_nothing_in_torch():
     code = "import namemlp, torch, sys; namemlp.NameModule; import torch._dynamo as d; print(d.config.__name__)"
     assert run(code) == "torch._dynamo.config\n"
+
+
+def test_an_import_that_needs_more_of_the_compiler_gets_it():
+    code = "from namemlp.startup import quick_imports\nwith quick_imports():\n    import torch._dynamo as dynamo\n"
+    assert run(code + "    print(dynamo.config.__name__)") == "torch._dynamo.config\n"
