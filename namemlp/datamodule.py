@@ -30,7 +30,7 @@ class NamesDataModule(LightningDataModule):
         batch_size: examples in a training batch
         eval_batch_size: examples in a batch of validation, test and predict
         replacement: draw training examples independently, as the notebook does, instead of going through all of them
-        num_workers: processes that prepare batches; 0: the main process, the fastest for data of this kind
+        num_workers: processes that prepare batches; 0: the main process, and training in blocks
         seed: of the order in which training reads the examples
 
     Raises:

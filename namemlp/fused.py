@@ -111,6 +111,9 @@ def _updates(
         _tanh(h)
         for i in range(batch):
             h[i, units] = 1
+            h[i, units + 1 :].fill(0)  # as what is beyond the batch below: 0 already, but where a weight is infinite
+        for i in range(batch, len(h)):
+            h[i].fill(0)
         _dots(logits, h, output_layer)
         losses[step] = _softmax(logits, len(embedding), y[step], rates[step] / logits.dtype.type(batch)) / batch
 
@@ -119,6 +122,9 @@ def _updates(
         for i in range(batch):
             for j in range(dh.shape[1]):
                 dh[i, j] *= 1 - h[i, j] * h[i, j]
+            dh[i, units:].fill(0)
+        for i in range(batch, len(dh)):
+            dh[i].fill(0)
         _dots(de, dh, hidden_layer)
         dembedding.fill(0)
         for i in range(batch):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from namemlp.blocks import Blocks, obstacle, step_schedulers, updates_maker
+from namemlp.blocks import Blocks, more_than_sgd, obstacle, step_schedulers, updates_maker
 from namemlp.errors import UserError
 from namemlp.network import NameMLP
 from namemlp.vocabulary import Vocabulary
@@ -59,6 +59,7 @@ class NameModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.blocks = self._make_updates = None  # what there is while training in blocks
+        self._in_block = False
         for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
@@ -83,28 +84,31 @@ class NameModule(LightningModule):
         self.last_step = self.trainer.estimated_stepping_batches
         longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
-        self.blocks, path = None, f"one update at a time: {reason}"
-        if reason is None:
-            self.blocks = Blocks(self.trainer, self.network, longest)
-            self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, self.blocks.longest)
-            path = f"up to {self.blocks.longest:,} updates at once, {engine}"
-        if isinstance(loader, TrainingLoader):
-            loader.sampler.blocks = self.blocks
-        if self.trainer.is_global_zero:
-            log.info(path)
+        if reason is not None:
+            self.leave_blocks(f"one update at a time: {reason}")
+            return
+        self.blocks = loader.sampler.blocks = Blocks(self, longest, lambda: obstacle(self, NameModule))
+        self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, self.blocks.longest)
+        log.info(f"up to {self.blocks.longest:,} updates at once, {engine}")
 
-    def on_train_end(self) -> None:
+    def leave_blocks(self, message: str) -> None:
+        """Take the textbook path from the next batch on."""
         self.blocks = self._make_updates = None
+        if isinstance(self.trainer.train_dataloader, TrainingLoader):
+            self.trainer.train_dataloader.sampler.blocks = None
+        if self.trainer.is_global_zero:
+            log.info(message)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
-        if self.blocks:
+        self._in_block = y.dim() == 2
+        if self._in_block:
             return self._train_block(x, y)
         self.batch_loss = F.cross_entropy(self(x), y)
         return self.batch_loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.blocks:
+        if not self._in_block:
             self._write_curves([self.batch_loss], [optimizer.param_groups[0]["lr"]])
 
     def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
@@ -116,13 +120,15 @@ class NameModule(LightningModule):
             for config in schedules:  # the Trainer itself makes the last step of the block
                 self.lr_scheduler_step(config.scheduler, None)
             rates[i] = float(optimizer.param_groups[0]["lr"])
+        if reason := more_than_sgd(self.trainer):
+            raise UserError(f"{reason} since step {self.trainer.global_step}: set model.updates_per_block to 1")
         losses = self._make_updates(x, y, rates)  # (K,)
         self._write_curves(losses, rates)
         self.blocks.count_updates(len(y) - 1)
         return losses[-1]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self.blocks:
+        if not self._in_block:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -140,6 +146,10 @@ class NameModule(LightningModule):
             curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item(), "lr": rates[i]}
             for logger in self.loggers:
                 logger.log_metrics(curves, first + i)
+
+    def on_train_end(self) -> None:
+        if self.blocks:
+            self.blocks = self._make_updates = self.trainer.train_dataloader.sampler.blocks = None
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step >= self.last_step:

@@ -92,10 +92,11 @@ class TrainingOrder(Sampler[Tensor]):
         order = self.epoch(epoch)
         while batch < len(self):
             count, full = 1, len(order) // self.update_size - batch
-            if self.blocks and full > 0:
+            in_blocks = self.blocks is not None and self.blocks.may_go_on()
+            if in_blocks and full > 0:
                 count = min(full, self.blocks.length(epoch * len(self) + batch, batch))
             read = order[batch * self.update_size : (batch + count) * self.update_size]
-            if self.blocks:
+            if in_blocks:
                 read = read.view(count, -1)  # (K, B)
             elif self.num_replicas > 1:
                 read = read.tensor_split(self.num_replicas)[self.rank]
@@ -114,10 +115,11 @@ class TrainingLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         for batch in super().__iter__():
-            count = len(batch[1]) if self.sampler.blocks else 1
-            self.sampler.batches_read += count
-            if self.sampler.blocks:
+            count = 1
+            if self.sampler.blocks and batch[1].dim() == 2:
+                count = len(batch[1])
                 self.sampler.blocks.count_batches(count - 1)
+            self.sampler.batches_read += count
             yield batch
 
     def state_dict(self) -> dict[str, int]:

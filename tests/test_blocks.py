@@ -97,7 +97,7 @@ def test_every_number_of_steps_is_met(folder, steps):
         dict(max_steps=30, val_check_interval=1),
         dict(max_steps=30, limit_val_batches=0),
         dict(max_steps=30, log_every_n_steps=0),
-        dict(max_steps=30, num_workers=2),
+        dict(max_epochs=4, min_steps=20, val_check_interval=50),
         dict(max_steps=30, precision="64-true"),
         dict(max_steps=5, min_epochs=1),
         dict(fast_dev_run=3),
@@ -185,9 +185,46 @@ class Hooked(NameModule):
 
 
 class Frozen(NameModule):
+    def configure_optimizers(self):
+        self.network.embedding.requires_grad_(False)
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.01)
+
+
+class Clipping(NameModule):
+    def configure_gradient_clipping(self, *args, **kwargs):
+        nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+
+
+class Masking(NameModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        assert batch[0].dim() == 2
+        return batch
+
+
+class TwoRates(NameModule):
+    def configure_optimizers(self):
+        groups = [{"params": self.network.embedding.parameters(), "lr": 0.1}]
+        groups += [{"params": [*self.network.hidden.parameters(), *self.network.output.parameters()]}]
+        return torch.optim.SGD(groups, lr=0.01)
+
+
+class Widened(NameModule):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.network.embedding.requires_grad_(False)
+        self.network.output = nn.Linear(20, len(self.vocabulary) + 5)
+
+
+class GradientHook(NameModule):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.network.hidden.weight.register_hook(lambda gradient: 0 * gradient)
+
+
+class StepHook(NameModule):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        optimizer.register_step_post_hook(lambda *_: None)
+        return optimizer
 
 
 class OtherNetwork(NameModule):
@@ -223,7 +260,14 @@ ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {
         ("Unusual has steps of its own", dict(kind=Unusual), {}),
         ("the network is not a plain NameMLP", dict(kind=Hooked), {}),
         ("the network is not a plain NameMLP", dict(kind=OtherNetwork), {}),
-        ("not all parameters are trained alike", dict(kind=Frozen), {}),
+        ("the network is not a plain NameMLP", dict(kind=Widened), {}),
+        ("the network is not a plain NameMLP", dict(kind=GradientHook), {}),
+        ("the optimizer has hooks", dict(kind=StepHook), {}),
+        ("the optimizer has several groups of parameters", dict(kind=TwoRates), {}),
+        ("not all parameters are trained", dict(kind=Frozen), {}),
+        ("Clipping has steps of its own", dict(kind=Clipping), {}),
+        ("the batches are changed on their way", dict(kind=Masking), {}),
+        ("the batches of an epoch are limited, or their loader", {}, dict(reload_dataloaders_every_n_epochs=1)),
         ("torch is faster at updates of 1,", dict(hidden_size=300_000), dict(max_steps=1)),
         ("updates_per_block is 1", dict(updates_per_block=1), {}),
     ],
@@ -240,6 +284,82 @@ def test_what_a_block_cannot_do_takes_the_textbook_path_and_says_why(folder, cap
     run.fit(module, datamodule=data)
     assert run.global_step == settings["max_steps"]
     assert f"one update at a time: {reason}" in caplog.text
+
+
+class Changing(Callback):
+    """Does something to a model in the course of its training."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.change(trainer, pl_module)
+
+
+def test_a_run_leaves_its_blocks_where_something_comes_in_the_way(folder, caplog):
+    caplog.set_level(logging.INFO, "namemlp")
+
+    def run(updates_per_block, change):
+        data = NamesDataModule("names.txt")
+        model = NameModule(data.vocabulary.characters, hidden_size=20, updates_per_block=updates_per_block)
+        callbacks, settings = [Changing(change)], dict(logger=False, enable_checkpointing=False, limit_val_batches=0)
+        trainer = Trainer(max_steps=30, callbacks=callbacks, **settings, **QUIET)
+        trainer.fit(model, datamodule=data)
+        assert trainer.global_step == 30
+        return model
+
+    def freeze(trainer, module):
+        module.network.embedding.requires_grad_(False)
+
+    def decay(trainer, module):
+        trainer.optimizers[0].param_groups[0]["weight_decay"] = 0.5
+
+    def slow_down(trainer, module):
+        trainer.optimizers[0].param_groups[0]["lr"] = 0.001
+
+    for change, reason in ((freeze, "not all parameters are trained"), (decay, "the optimizer has weight_decay")):
+        caplog.clear()
+        ours, theirs = run(K, change), run(1, change)
+        assert f"one update at a time from step {EPOCH}: {reason}" in caplog.text
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    caplog.clear()
+    ours, theirs = run(K, slow_down), run(1, slow_down)
+    assert "from step" not in caplog.text
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_only_the_trainer_reads_blocks(folder):
+    class Reading(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            assert next(iter(trainer.train_dataloader))[1].shape == (32,)
+
+    data = NamesDataModule("names.txt")
+    data.setup("fit")
+    loader = data.train_dataloader()
+    model = NameModule(data.vocabulary.characters)
+    settings = dict(logger=False, enable_checkpointing=False, num_sanity_val_steps=0)
+    trainer = Trainer(max_epochs=2, callbacks=Reading(), **settings, **QUIET)
+    trainer.fit(model, loader, data.val_dataloader())
+    assert trainer.fit_loop.total_batch_idx + 1 == trainer.global_step
+    assert next(iter(loader))[1].shape == (32,)
+
+
+def test_a_run_that_failed_leaves_a_model_that_can_be_trained_by_hand(folder):
+    class Failing(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            raise ZeroDivisionError
+
+    data = NamesDataModule("names.txt")
+    data.setup("fit")
+    model = NameModule(data.vocabulary.characters)
+    with pytest.raises(ZeroDivisionError):
+        Trainer(max_epochs=2, callbacks=Failing(), logger=False, enable_checkpointing=False, **QUIET).fit(model, data)
+    loss = model.training_step(data.train_set[:5], 0)
+    model.backward(loss)
+    assert model.network.embedding.weight.grad.any()
 
 
 def test_another_loader_takes_the_textbook_path(folder, caplog):

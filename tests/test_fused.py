@@ -129,6 +129,21 @@ def test_a_run_that_diverges_shows_it():
     assert network.embedding.weight.isnan().any()
 
 
+@pytest.mark.parametrize("batch", [4, 5])
+@pytest.mark.parametrize("weight, place", [("output.bias", 2), ("hidden.bias", 7)])
+def test_an_infinite_bias_spoils_no_more_than_by_autograd(weight, place, batch):
+    ours = NameMLP(27)
+    with torch.no_grad():
+        ours.get_parameter(weight)[place] = -math.inf  # no second character ever, or a unit that is always -1
+    theirs = copy.deepcopy(ours)
+    x, y = examples(27, 3, batch, 3, seed=7)
+    y[y == 2] = 3
+    textbook(theirs, x, y, [0.01] * 3)
+    fused.make_updates(ours, x, y, [0.01] * 3)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [-1, 27])
 def test_an_id_that_is_not_in_the_vocabulary_is_refused(wrong):
     x, y = examples(27, 3, 4, 2, seed=5)

@@ -66,7 +66,7 @@ def test_resume_is_exact_again_and_again(fit):
 
 
 def test_resume_is_exact_with_workers(fit):
-    fit(20)
+    fit(20, "--model.updates_per_block=1")  # as it is with workers
     fit(5, "--data.num_workers=2")
     fit(20, "--data.num_workers=2", "--ckpt_path=last")
     assert_equal(final(1), final(0))
