@@ -7,38 +7,15 @@ Both start from the file and end with the training, validation and test examples
 
 import argparse
 import platform
-import random
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from fit import notebook_examples
 
 import namemlp
 from namemlp import NamesDataModule
-
-
-def notebook(path: str, context_length: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The notebook's cells: a list of contexts, grown character by character."""
-    words = Path(path).read_text().splitlines()
-    characters = sorted(set("".join(words)))
-    ids = {character: i + 1 for i, character in enumerate(characters)}
-    ids["."] = 0
-
-    def build(words: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = [], []
-        for word in words:
-            context = [0] * context_length
-            for character in word + ".":
-                x.append(context)
-                y.append(ids[character])
-                context = [*context[1:], ids[character]]
-        return torch.tensor(x), torch.tensor(y)
-
-    random.seed(42)
-    random.shuffle(words)
-    first, second = int(0.8 * len(words)), int(0.9 * len(words))
-    return [build(words[:first]), build(words[first:second]), build(words[second:])]
 
 
 def arrays(path: str) -> NamesDataModule:
@@ -54,11 +31,11 @@ def main() -> None:
     args = parser.parse_args()
 
     ours = arrays(args.path)
-    for (x, y), split in zip(notebook(args.path), (ours.train_set, ours.val_set, ours.test_set), strict=True):
+    for (x, y), split in zip(notebook_examples(args.path), (ours.train_set, ours.val_set, ours.test_set), strict=True):
         assert torch.equal(x, split[:][0])
         assert torch.equal(y, split[:][1])
 
-    times = {notebook: [], arrays: []}
+    times = {notebook_examples: [], arrays: []}
     for _ in range(args.rounds):
         for build in times:
             start = time.perf_counter()

@@ -23,30 +23,37 @@ ROOT = Path(__file__).parent.parent
 LR, BATCH_SIZE, SEED = 0.01, 32, 2147483647
 
 
-def notebook(steps: int) -> float:
-    """The notebook's cells: its way to the examples, its loop, its evaluation. Seconds in the loop."""
+def notebook_examples(path: str | Path, context_length: int = 3) -> list:
+    """The notebook's cells: contexts and next characters of three splits, grown character by character."""
     import random
 
     import torch
-    import torch.nn.functional as F
 
-    words = (ROOT / "namemlp" / "names.txt").read_text().split()
-    stoi = {s: i for i, s in enumerate([".", *sorted(set("".join(words)))])}
+    words = Path(path).read_text().splitlines()
+    ids = {character: i for i, character in enumerate([".", *sorted(set("".join(words)))])}
 
     def build(words):
-        X, Y = [], []
+        x, y = [], []
         for word in words:
-            context = [0] * 3
+            context = [0] * context_length
             for character in word + ".":
-                X.append(context)
-                Y.append(stoi[character])
-                context = [*context[1:], stoi[character]]
-        return torch.tensor(X), torch.tensor(Y)
+                x.append(context)
+                y.append(ids[character])
+                context = [*context[1:], ids[character]]
+        return torch.tensor(x), torch.tensor(y)
 
     random.seed(42)
     random.shuffle(words)
-    n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
-    (Xtr, Ytr), (Xdev, Ydev), _ = build(words[:n1]), build(words[n1:n2]), build(words[n2:])
+    first, second = int(0.8 * len(words)), int(0.9 * len(words))
+    return [build(words[:first]), build(words[first:second]), build(words[second:])]
+
+
+def notebook(steps: int) -> float:
+    """The notebook's cells: its way to the examples, its loop, its evaluation. Seconds in the loop."""
+    import torch
+    import torch.nn.functional as F
+
+    (Xtr, Ytr), (Xdev, Ydev), _ = notebook_examples(ROOT / "namemlp" / "names.txt")
     g = torch.Generator().manual_seed(SEED)
     C, W1, b1 = (torch.randn(shape, generator=g) for shape in ((27, 5), (15, 200), (200,)))
     W2, b2 = (torch.randn(shape, generator=g) for shape in ((200, 27), (27,)))

@@ -57,7 +57,7 @@ STEPS = (
 # Multiply-adds of an update beyond which a CPU of very many cores does it faster by torch; see benchmarks/fit.py.
 LARGEST_UPDATE = 18e6
 # Multiply-adds and input numbers of a block: it takes a tenth of a second, so that Ctrl-C need not wait, and some MB.
-LARGEST_BLOCK = 4e9, 16e6
+LARGEST_BLOCK, LARGEST_INPUTS = 4e9, 16e6
 
 
 def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None:
@@ -190,7 +190,7 @@ class Blocks:
         self.trainer, self.obstacle = module.trainer, obstacle
         order, network = self.trainer.train_dataloader.sampler, module.network
         inputs = order.update_size * network.hidden.in_features
-        most = int(LARGEST_BLOCK[0] / multiply_adds(network, order)), int(LARGEST_BLOCK[1] / inputs)
+        most = int(LARGEST_BLOCK / multiply_adds(network, order)), int(LARGEST_INPUTS / inputs)
         self.longest = max(1, min(longest, *most))
         # Where the Trainer has trained before with other loaders, its counts are ahead of this one's.
         self.batches_before = self.trainer.fit_loop.total_batch_idx + 1 - order.batches_read

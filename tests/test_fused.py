@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from namemlp import NameMLP, fused
+from namemlp import NameMLP, fused, kernel
 from namemlp.graph import GraphUpdates
 
 WITHIN = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -95,12 +95,12 @@ def test_an_update_is_the_learning_rate_times_the_gradient():
 
 @numba.njit
 def tanh(matrix):
-    fused._tanh(matrix)
+    kernel._tanh(matrix)
 
 
 @numba.njit
 def exp(row):
-    fused._exp(row)
+    kernel._exp(row)
 
 
 def test_tanh_and_exp_are_good_to_float32_rounding():
@@ -160,7 +160,7 @@ def run_copy(tmp_path):
     """Run a copy of the kernel in a process of its own; its folder and a function that does."""
     package = tmp_path / "namemlp"
     package.mkdir()
-    for name in ("__init__.py", "fused.py", "network.py"):
+    for name in ("__init__.py", "fused.py", "kernel.py", "network.py"):
         shutil.copy(Path(fused.__file__).with_name(name), package)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG"))}
     environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -170,7 +170,7 @@ def run_copy(tmp_path):
         "x = torch.randint(21, (500, 32, 3), generator=generator);"
         "fused.make_updates(network, x, x[..., 0], [0.01] * 500);"
         "weights = b''.join(p.detach().numpy().tobytes() for p in network.parameters());"
-        "print(fused.__file__, hashlib.sha256(weights).hexdigest(), sum(fused._updates.stats.cache_hits.values()))"
+        "print(fused.__file__, hashlib.sha256(weights).hexdigest(), sum(fused.updates.stats.cache_hits.values()))"
     )
 
     def run():
