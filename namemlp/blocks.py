@@ -27,8 +27,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import default_convert
 
-from namemlp.callbacks import LastCheckpoint, StepProgress
+from namemlp.callbacks import LastCheckpoint
 from namemlp.network import NameMLP
+from namemlp.progress import StepProgress
 from namemlp.windows import ContextWindows, TrainingLoader, TrainingOrder
 
 # (K, B, T) contexts, (K, B) next characters and K learning rates -> K losses
@@ -195,8 +196,9 @@ class Blocks:
         # Where the Trainer has trained before with other loaders, its counts are ahead of this one's.
         self.batches_before = self.trainer.fit_loop.total_batch_idx + 1 - order.batches_read
         self.steps_before = self.trainer.global_step - order.batches_read
-        saving = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-        self.saves = [callback._every_n_train_steps for callback in saving if callback._every_n_train_steps]
+        # of a LastCheckpoint, or of Lightning's ModelCheckpoint
+        names = ("every_n_steps", "_every_n_train_steps")
+        self.saves = [getattr(saver, name, None) for saver in self.trainer.checkpoint_callbacks for name in names]
 
     def may_go_on(self) -> bool:
         """Whether the next batch may be a block: the Trainer asks for it, and nothing has come in the way."""
@@ -211,7 +213,7 @@ class Blocks:
         """Of the block that begins after so many batches since training started, and since the epoch started."""
         trainer = self.trainer
         step = read + self.steps_before
-        room = [self.longest, *(every - step % every for every in self.saves)]
+        room = [self.longest, *(every - step % every for every in self.saves if every)]
         # At min_steps the Trainer stops if it was told to before.
         room += [end - step for end in (trainer.max_steps, trainer.min_steps) if end is not None and end > step]
         if isinstance(trainer.val_check_batch, int):

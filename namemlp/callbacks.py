@@ -1,14 +1,16 @@
-"""What happens beside the steps: progress on the console and the checkpoint that a run goes on from."""
+"""What a run saves: its best checkpoint, and the one that it goes on from."""
 
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
-from tqdm import tqdm
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from namemlp.checkpoint import sync
+from namemlp.errors import SMALLER, UserError
 
 
 class Interrupted(BaseException):
@@ -16,92 +18,6 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
-
-
-class StepProgress(ProgressBar):
-    """One bar over all updates of a run, with loss and speed; on anything but a terminal, a line a validation."""
-
-    REFRESH = 0.2  # seconds
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enabled = True
-        self.bar = None
-        self.due = 0.0
-
-    def disable(self) -> None:
-        self.enabled = False
-
-    def enable(self) -> None:
-        self.enabled = True
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self.folder = trainer.log_dir  # asked of all processes at once, so not only where there is a bar
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.enabled:
-            return
-        data = trainer.datamodule
-        sizes = " / ".join(f"{len(split):,}" for split in (data.train_set, data.val_set, data.test_set))
-        print(f"{len(data.corpus):,} names, {len(data.vocabulary)} characters: {sizes} examples (train / val / test)")
-        parameters = sum(p.numel() for p in pl_module.parameters())
-        print(f"{parameters:,} parameters on {pl_module.device}, run folder {self.folder}", flush=True)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.bar is not None or not self.enabled:
-            return
-        steps = trainer.estimated_stepping_batches
-        self.bar = tqdm(
-            total=None if steps == float("inf") else int(steps),
-            initial=trainer.global_step,
-            unit=" steps",
-            dynamic_ncols=True,
-            smoothing=0,
-            file=sys.stdout,
-            disable=not sys.stdout.isatty(),
-        )
-        self.start = time.monotonic(), trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.loss = outputs["loss"]
-        if self.enabled and time.monotonic() >= self.due:
-            self._refresh(trainer)
-            self.due = time.monotonic() + self.REFRESH
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.bar is None or trainer.sanity_checking:
-            return
-        self._refresh(trainer)
-        if self.bar.disable:
-            seconds = time.monotonic() - self.start[0]
-            speed = (trainer.global_step - self.start[1]) / seconds
-            losses = f"loss {self._loss(trainer):.4f}, val/loss {trainer.callback_metrics['val/loss']:.4f}"
-            print(f"step {trainer.global_step:,}: {losses}, {speed:,.0f} steps/s", flush=True)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close(trainer)
-
-    def _loss(self, trainer: Trainer) -> float:
-        return self.loss.item() * trainer.accumulate_grad_batches  # by which the Trainer has divided it
-
-    def _refresh(self, trainer: Trainer) -> None:
-        losses = {"loss": f"{self._loss(trainer):.3f}"}
-        if "val/loss" in trainer.callback_metrics:
-            losses["val/loss"] = f"{trainer.callback_metrics['val/loss']:.4f}"
-        self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
-
-    def _close(self, trainer: Trainer) -> None:
-        if self.bar is not None:
-            self.bar.update(trainer.global_step - self.bar.n)
-            self.bar.close()
-            self.bar = None
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -113,21 +29,42 @@ class BestCheckpoint(ModelCheckpoint):
             filename="best-step{step}-loss{val/loss:.4f}",
             auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
+            # A validation that is made again, because the run was killed in it, writes the same file again.
+            enable_version_counter=False,
         )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Know the best checkpoints of this folder, whatever its path was when they were written."""
+        here = {str(Path(self.dirpath) / Path(path).name): loss for path, loss in state["best_k_models"].items()}
+        here = {path: loss for path, loss in here.items() if Path(path).is_file()}
+        for path, loss in here.items():  # the one that it keeps
+            same = dict(dirpath=self.dirpath, best_k_models=here, best_model_path=path, kth_best_model_path=path)
+            super().load_state_dict({**state, **same, "best_model_score": loss, "kth_value": loss})
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps checkpoints/last.ckpt up to date: after each validation, at the end, and on Ctrl-C or SIGTERM.
 
     (ModelCheckpoint's save_last writes it only when the monitored value has improved.) It is only ever written between
-    two updates: a gradient that waits for more batches to make an update would be lost.
+    two updates: a gradient that waits for more batches to make an update would be lost. What the run has drawn until
+    then is on the disk before it.
+
+    Args:
+        every_n_steps: write it also every so many updates
+        every_n_minutes: write it also where so much time has passed since the last time
 
     Raises:
         Interrupted: after a signal, once the update under way (and the validation after it, if one is due) is done and
             last.ckpt is written.
+        UserError: the weights are no longer finite; last.ckpt stays as it was.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 10.0) -> None:
+        for name, value in dict(every_n_steps=every_n_steps, every_n_minutes=every_n_minutes).items():
+            if value is not None and not value > 0:
+                raise UserError(f"checkpoint.{name} is {value}: it must be above 0, or null")
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.path: Path | None = None
         self.saved_step = -1
         self.overdue = False  # a validation came in the middle of an update
         self.signum = None
@@ -139,6 +76,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
         self.last_step = trainer.estimated_stepping_batches
+        self.saved_at = time.monotonic()
         self.before = {each: signal.signal(each, self._ask_to_stop) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(
@@ -152,10 +90,12 @@ class LastCheckpoint(Checkpoint):
             # more epochs can follow.
             if not trainer.enable_validation:
                 self._save(trainer)
-        elif self._asked_to_stop(trainer) and not self._validation_is_next(trainer):
+        elif self._validation_is_next(trainer):
+            pass  # and saves after it
+        elif self._agreed(trainer, self.signum is not None):
             self._save(trainer)
             raise Interrupted(self.signum or signal.SIGTERM)
-        elif self.overdue:
+        elif self.overdue or self._is_due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -165,7 +105,7 @@ class LastCheckpoint(Checkpoint):
             self.overdue = True
             return
         self._save(trainer)
-        if trainer.global_step < self.last_step and self._asked_to_stop(trainer):
+        if trainer.global_step < self.last_step and self._agreed(trainer, self.signum is not None):
             raise Interrupted(self.signum or signal.SIGTERM)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -176,15 +116,30 @@ class LastCheckpoint(Checkpoint):
         self._restore_signals()
 
     def _save(self, trainer: Trainer) -> None:
-        self.overdue = False
-        if trainer.global_step != self.saved_step and not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.path)
-            self.saved_step = trainer.global_step
+        self.overdue, self.saved_at = False, time.monotonic()
+        if trainer.global_step == self.saved_step or trainer.fast_dev_run:
+            return
+        if not all(weights.isfinite().all() for weights in trainer.lightning_module.parameters()):
+            raise UserError(f"the weights are no longer finite at step {trainer.global_step:,}: {SMALLER}")
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+                for events in Path(logger.log_dir).glob("events.out.tfevents.*"):
+                    sync(events)
+        trainer.save_checkpoint(self.path)
+        self.saved_step = trainer.global_step
 
-    def _asked_to_stop(self, trainer: Trainer) -> bool:
-        asked = self.signum is not None
-        # Several processes have to stop at the same update, whichever of them the signal has reached.
-        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+    def _is_due(self, trainer: Trainer) -> bool:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            return True
+        if self.every_n_minutes is None:
+            return False
+        return self._agreed(trainer, time.monotonic() - self.saved_at > 60 * self.every_n_minutes)
+
+    @staticmethod
+    def _agreed(trainer: Trainer, wanted: bool) -> bool:
+        """Whether any process wants something: all of them have to do it at the same update."""
+        return trainer.strategy.reduce_boolean_decision(wanted, all=False) if trainer.world_size > 1 else wanted
 
     @staticmethod
     def _validation_is_next(trainer: Trainer) -> bool:

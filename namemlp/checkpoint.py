@@ -1,65 +1,199 @@
-"""Find and read the checkpoints of runs."""
+"""Read and write checkpoints: nothing in one is run, nothing in one is believed, and none is ever half written."""
 
-from collections.abc import Iterable
+import io
+import os
+import pickletools
+import re
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from torch import Tensor
 
-from namemlp.corpus import Corpus
-from namemlp.errors import UserError
+from namemlp.errors import MAKE_ROOM, UserError
+from namemlp.runs import RUNS, checkpoints
 
-RUNS = "lightning_logs"
-# What must be as in a checkpoint: the shape for anything at all, the rest for going on with the same updates.
-SHAPE = ("data.vocabulary", "model.context_length", "model.embedding_dim", "model.hidden_size")
-UPDATES = (
-    "seed_everything",
-    *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "batch_size", "replacement")),
-    *(f"trainer.{name}" for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")),
-    "trainer.precision",
-)
+# What pickled tensors and plain values name. All else is refused, also what torch itself takes to be harmless.
+HARMLESS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v[23]|torch \w+Storage|torch u?int\d+")
+LARGEST = 1_000_000  # values in a checkpoint; ours have some thousand
+WEIGHTS = {"NamesDataModule", "state_dict", "global_step", "pytorch-lightning_version"}
+TRAINING = {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
 
 
-def find_checkpoint(which: str, root: Path) -> Path:
-    """The path of a checkpoint: `last` or `best` of the newest run below a folder, or a path as it is.
+class Hostile(UserError):
+    """A checkpoint that is made to do harm."""
 
-    The newest run is the one whose checkpoint was written last.
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Reads the Trainer's checkpoints by `read_checkpoint`, and writes each so that a kill leaves the one before whole.
+
+    Args:
+        checkpoint: what has already been read and is to be gone on from.
+    """
+
+    def __init__(self) -> None:
+        self.checkpoint: dict[str, Any] | None = None
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint, self.checkpoint = self.checkpoint, None
+        return checkpoint or read_checkpoint(Path(path))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        unfinished = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(unfinished, "wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise UserError(f"{path} cannot be written ({error.strerror}): {MAKE_ROOM}") from error
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a power cut."""
+    if os.name == "nt" and path.is_dir():
+        return  # cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_checkpoint(which: str, root: Path, fitting: bool) -> tuple[Path, dict[str, Any]]:
+    """The path of a checkpoint and what `read_checkpoint` makes of it.
+
+    Args:
+        which: a path, or `last` or `best` of the newest run below the root. A damaged one is passed over for the one
+            before, which is said on stderr.
 
     Raises:
         UserError: there is none.
     """
-    if which in ("last", "best"):
-        found = (root / RUNS).glob(f"version_*/checkpoints/{which}*.ckpt")
-        newest = max(filter(Path.is_file, found), key=lambda path: path.stat().st_mtime_ns, default=None)
-        if newest is None:
-            raise UserError(
-                f"--ckpt_path {which}: no run in {root / RUNS} has a checkpoint; run fit first or give a path"
-            )
-        return newest
-    path = Path(which)
-    if not path.is_file():
-        reason = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"--ckpt_path {which}: {reason}; give a .ckpt file, or last for the newest run's last one")
-    return path
+    if which not in ("last", "best"):
+        path = Path(which)
+        if not path.is_file():
+            reason = "is a folder" if path.is_dir() else "no such file"
+            raise UserError(f"--ckpt_path {which}: {reason}; give a .ckpt file, or last for the newest run's last one")
+        return path, read_checkpoint(path, fitting)
+    errors = []
+    for path in checkpoints(which, root):
+        try:
+            checkpoint = read_checkpoint(path, fitting)
+        except Hostile:
+            raise
+        except UserError as error:
+            errors.append(error)
+        else:
+            for error in errors:
+                print(f"namemlp: passed over: {error}; taking {path}", file=sys.stderr)
+            return path, checkpoint
+    if errors:
+        raise errors[0]
+    raise UserError(f"--ckpt_path {which}: no run in {root / RUNS} has a checkpoint; run fit first or give a path")
 
 
-def read_checkpoint(path: Path, fitting: bool) -> dict[str, Any]:
+def read_checkpoint(path: Path, fitting: bool = False) -> dict[str, Any]:
     """A checkpoint of this program, read without running anything that it may hold.
 
     Raises:
+        Hostile: the file is made to run code, to take more memory than it is large, or to reach for other files.
         UserError: the file is damaged, is not such a checkpoint, or (for fitting) has only the weights.
     """
     try:
+        refuse_hostile_file(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_hostile_values(path, checkpoint)
         settings_of(checkpoint)
-        whole = {"NamesDataModule", "state_dict", "global_step", "pytorch-lightning_version"} <= checkpoint.keys()
+        whole = checkpoint.keys() >= WEIGHTS and type(checkpoint["global_step"]) is int
+    except Hostile:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give another --ckpt_path") from None
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path") from error
     if not whole:
         raise UserError(f"{path} is a checkpoint with parts missing: give another --ckpt_path")
-    if fitting and not {"loops", "callbacks", "optimizer_states", "lr_schedulers"} <= checkpoint.keys():
+    if fitting and not checkpoint.keys() >= TRAINING:
         raise UserError(f"{path} has only the weights, which is not enough to train on: give another --ckpt_path")
     return checkpoint
+
+
+def refuse_hostile_file(path: Path) -> None:
+    """Look into a file before torch does.
+
+    Raises:
+        Hostile: loading it would run code or take far more memory than the file is large.
+        Exception: it is damaged. (torch.load does not notice a changed bit.)
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise Hostile(f"{path} holds more than its size, which torch never writes: give another --ckpt_path")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                for operation, argument, _ in pickletools.genops(archive.read(entry)):
+                    calls = operation.name == "GLOBAL" and not HARMLESS.fullmatch(argument)
+                    if calls or operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+                        name = str(argument or operation.name).replace(" ", ".")
+                        raise Hostile(f"{path} would run code ({name}) and is not read: give another --ckpt_path")
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} is damaged")
+
+
+def refuse_hostile_values(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Look at all values of a checkpoint before anything is built from them.
+
+    Raises:
+        Hostile: they would take far more memory than the file is large, or name files outside their folder.
+        TypeError: it is something else than tensors and plain values.
+    """
+    count, waiting = 0, [checkpoint]
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
+                raise Hostile(f"{path} holds a tensor larger than its memory: give another --ckpt_path")
+        elif isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif not isinstance(value, (str, int, float, type(None))):
+            raise TypeError(f"{type(value)} in a checkpoint")
+        if count + len(waiting) > LARGEST:
+            raise Hostile(f"{path} holds more than {LARGEST:,} values: give another --ckpt_path")
+    settings, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    size, units = len(settings["vocabulary"]), settings["hidden_size"]
+    expected = {
+        "network.embedding.weight": (size, settings["embedding_dim"]),
+        "network.hidden.weight": (units, settings["context_length"] * settings["embedding_dim"]),
+        "network.output.weight": (size, units),
+    }
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise Hostile(
+                f"{path} holds {name} as {tuple(weights[name].shape)} but says it is {shape}: give another --ckpt_path"
+            )
+    for state in checkpoint.get("callbacks", {}).values():
+        # ModelCheckpoint removes what its state names as its own.
+        inside = os.path.normpath(state.get("dirpath") or "") + os.sep
+        named = [state.get("kth_best_model_path"), state.get("last_model_path"), *state.get("best_k_models", ())]
+        for name in filter(None, named):
+            if not os.path.normpath(name).startswith(inside):
+                raise Hostile(f"{path} names {name} as a checkpoint of its run: give another --ckpt_path")
 
 
 def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -76,42 +210,11 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def check_settings(path: Path, checkpoint: dict[str, Any], given: dict[str, Any], corpus: Corpus, command: str) -> None:
-    """Refuse settings under which a checkpoint cannot be used, or (for fit) not go on as it was.
-
-    Raises:
-        UserError: a setting, or the list of names, is not the checkpoint's.
-    """
-    saved, ours = flat(settings_of(checkpoint)), flat(given)
-    ours["data.vocabulary"] = corpus.vocabulary.characters
-
-    def refuse_other(names: Iterable[str]) -> None:
-        for name in names:
-            if ours.get(name) != saved.get(name):
-                raise UserError(
-                    f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}: "
-                    "set it to that, or train a new model"
-                )
-
-    if command == "fit":
-        refuse_other(UPDATES)
-        refuse_other(sorted(name for name in saved | ours if name.startswith(("optimizer", "lr_scheduler"))))
-    # A list that has changed would be split anew, and names that were trained on would come up in validation.
-    same_list = command == "fit" or (command != "predict" and ours["data.path"] == saved["data.path"])
-    if same_list and corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
-        raise UserError(
-            f"{corpus.source} is not the list that {path} was trained on, which was "
-            f"{saved['data.path'] or 'the bundled one'} as it was then: set data.path to that, or train a new model"
-        )
-    refuse_other(SHAPE)
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their full names, such as optimizer.init_args.lr."""
-    named = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            named |= flat(value, f"{prefix}{name}.")
-        else:
-            named[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return named
+def trainer_settings(trainer: Trainer) -> dict[str, Any]:
+    """The Trainer's settings that decide what an update is, as plain values."""
+    return {
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm and trainer.gradient_clip_algorithm.value,
+        "precision": trainer.precision,
+    }

@@ -1,6 +1,8 @@
 """The command line: `python -m namemlp fit|validate|test|predict`."""
 
+import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,22 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
-from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint, StepProgress
-from namemlp.checkpoint import RUNS, check_settings, find_checkpoint, read_checkpoint, settings_of
+from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint
+from namemlp.checkpoint import CheckpointFiles, open_checkpoint, settings_of, trainer_settings
 from namemlp.datamodule import NamesDataModule
-from namemlp.errors import UserError
-from namemlp.module import SGD, NameModule, trainer_settings
-from namemlp.report import is_run_folder, metrics_table, next_steps, resume_command
-from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse
+from namemlp.errors import MAKE_ROOM, UserError
+from namemlp.module import NameModule
+from namemlp.optimizers import SGD
+from namemlp.progress import StepProgress
+from namemlp.report import log_probabilities, metrics_table, next_steps, resume_command
+from namemlp.resume import check_settings, is_finished
+from namemlp.runs import locked, run_logger
+from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, trust
+
+RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+log = logging.getLogger(__name__)
 
 
 class NameCLI(LightningCLI):
@@ -27,6 +35,7 @@ class NameCLI(LightningCLI):
     """
 
     def __init__(self) -> None:
+        trust()
         super().__init__(
             NameModule,
             NamesDataModule,
@@ -74,6 +83,12 @@ class NameCLI(LightningCLI):
             default=None,
             help="A checkpoint to go on from: a path, or last (best): the last (best) one of the newest run.",
         )
+        parser.add_argument(
+            "--allow_changes",
+            action="store_true",
+            help="Use the checkpoint with another list or other settings, and not exactly as its run would go on.",
+        )
+        parser.add_class_arguments(LastCheckpoint, "checkpoint", instantiate=False)
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         parser.set_defaults({"optimizer": SGD})
@@ -87,10 +102,10 @@ class NameCLI(LightningCLI):
         self._parse(parser, args)
         subcommand = self.config.subcommand
         settings = self.config[subcommand]
-        self.ckpt_path = None
+        self.ckpt_path = self.checkpoint = None
         if settings.ckpt_path is not None:
-            self.ckpt_path = find_checkpoint(settings.ckpt_path, Path(settings.trainer.default_root_dir or "."))
-            self.checkpoint = read_checkpoint(self.ckpt_path, fitting=subcommand == "fit")
+            root = Path(settings.trainer.default_root_dir or ".")
+            self.ckpt_path, self.checkpoint = open_checkpoint(settings.ckpt_path, root, subcommand == "fit")
             try:
                 self._subcommand_parsers[subcommand].set_defaults(settings_of(self.checkpoint))
             except KeyError as error:
@@ -125,61 +140,68 @@ class NameCLI(LightningCLI):
         if self.ckpt_path is not None:
             settings = self.config[self.subcommand]
             ours = {**settings.as_dict(), "trainer": trainer_settings(self.trainer)}
-            check_settings(self.ckpt_path, self.checkpoint, ours, self.datamodule.corpus, self.subcommand)
+            changes = check_settings(
+                self.ckpt_path,
+                self.checkpoint,
+                ours,
+                self.datamodule.corpus,
+                self.subcommand,
+                self.trainer.world_size,
+                settings.allow_changes,
+            )
+            for change in changes if self.trainer.is_global_zero else ():
+                log.warning(f"no longer the exact run: {change}")
             try:
                 self.model.load_state_dict(self.checkpoint["state_dict"])
             except RuntimeError as error:
                 raise UserError(f"{self.ckpt_path} does not hold the weights of its model: {error}") from error
+            self.files.checkpoint = self.checkpoint  # what has been checked is what is used
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
         logger = settings.logger
         if logger is None or logger is True:
-            logger = self._run_logger(Path(settings.default_root_dir or ".")) if fitting else False
+            logger = fitting and run_logger(Path(settings.default_root_dir or "."), self.ckpt_path, self.checkpoint)
         callbacks = settings.callbacks or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress())
         self.best = self.last = None
         if settings.enable_checkpointing is not False and fitting:
-            self.best, self.last = BestCheckpoint(), LastCheckpoint()
+            self.best, self.last = BestCheckpoint(), LastCheckpoint(**self._get(self.config_init, "checkpoint"))
             callbacks += [self.best, self.last]
+        self.files = CheckpointFiles()
         try:
-            return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
+            return super().instantiate_trainer(logger=logger, callbacks=callbacks, plugins=[self.files], **kwargs)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"the Trainer does not take these settings: {error}") from error
-
-    def _run_logger(self, root: Path) -> TensorBoardLogger:
-        """The logger of a new run folder, or of the one that the checkpoint lies in."""
-        run = self.ckpt_path and self.ckpt_path.parent.parent
-        shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
-        if run is None or not is_run_folder(run):
-            return TensorBoardLogger(root, name=RUNS, **shared)
-        # What an interrupted run has drawn beyond its checkpoint is drawn again: TensorBoard drops the first try.
-        return TensorBoardLogger(
-            run.parent.parent,
-            name=run.parent.name,
-            version=run.name,
-            purge_step=self.checkpoint["global_step"] + 1,
-            **shared,
-        )
 
     def fit(self, model: NameModule, datamodule: NamesDataModule) -> None:
         # What these refuse is refused before there is a run folder.
         datamodule.setup("fit")
         model.configure_optimizers()
-        if self.ckpt_path is not None and self._is_finished():
+        if self.ckpt_path is not None and is_finished(self.checkpoint, self.trainer, len(datamodule.train_set)):
             print(f"already at step {self.checkpoint['global_step']:,}: give a larger --trainer.max_steps to train on")
             return
         try:
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+            with locked(Path(self.trainer.log_dir or self.trainer.default_root_dir), self.trainer):
+                self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except Interrupted as interrupted:
             if self.trainer.is_global_zero:
                 print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(self.last.path)}")
             sys.exit(128 + interrupted.signum)
-        except (ValueError, RuntimeError, ZeroDivisionError, AttributeError) as error:
-            if not raised_in(error, "torch.optim", "lightning"):
+        except UserError as error:
+            raise UserError(f"{error}{self._kept()}") from error
+        except OSError as error:
+            where = error.filename or self.trainer.log_dir
+            raise UserError(f"{where} cannot be written ({error.strerror}): {MAKE_ROOM}{self._kept()}") from error
+        except Exception as error:
+            if self.ckpt_path is not None and RESTORING in modules_of(error):
+                raise UserError(
+                    f"{self.ckpt_path} is not a checkpoint that this run can go on from: {error}"
+                ) from error
+            if not modules_of(error)[-1].startswith(("torch.optim", "lightning")):
                 raise
             raise UserError(f"training cannot go on with these settings: {error}") from error
         self._print_metrics("train", "val", "test")
@@ -188,13 +210,10 @@ class NameCLI(LightningCLI):
             steps = next_steps(self.last.path, self.best.best_model_path, self.trainer.global_step, by_epochs)
             print(f"\n{steps}")
 
-    def _is_finished(self) -> bool:
-        """Whether a checkpoint has all the updates, or all the epochs, that are asked for."""
-        read = self.checkpoint["NamesDataModule"]["train_loader"]
-        epoch = -(-len(self.datamodule.train_set) // read["update_size"])  # updates
-        steps, epochs = self.trainer.max_steps, self.trainer.max_epochs
-        done = 0 <= steps <= self.checkpoint["global_step"]
-        return done or (epochs is not None and 0 <= epochs * epoch <= read["batches_read"])
+    def _kept(self) -> str:
+        """What there is to go on from after an error, as the end of its sentence."""
+        kept = self.last is not None and self.last.path is not None and self.last.path.is_file()
+        return f" ({self.last.path} is from before)" if kept else ""
 
     def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
         self.trainer.validate(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False)
@@ -208,16 +227,11 @@ class NameCLI(LightningCLI):
         """Print each name of the list with its log-probability (in nats), one a line."""
         batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         corpus = datamodule.corpus
-        sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
         if sum(map(len, batches or [])) != len(corpus.ids):
             raise UserError("predict needs the whole list: leave out limit_predict_batches and fast_dev_run")
-        if not self.trainer.is_global_zero:
-            return
-        of_characters = torch.cat(batches).double()  # (examples,)
-        of_names = torch.segment_reduce(of_characters, "sum", lengths=torch.from_numpy(corpus.sizes))
-        sys.stdout.writelines(
-            f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, of_names.tolist(), strict=True)
-        )
+        if self.trainer.is_global_zero:
+            sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
+            sys.stdout.writelines(log_probabilities(corpus, torch.cat(batches)))
 
     def _print_metrics(self, *splits: str) -> None:
         """The metrics of the model as it is now over whole splits."""
@@ -227,9 +241,6 @@ class NameCLI(LightningCLI):
             print(f"\n{metrics_table(metrics, {split: len(sets[split]) for split in splits})}")
 
 
-def raised_in(error: BaseException, *modules: str) -> bool:
-    """Whether an error comes from one of these modules, and not from what they have called."""
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_globals.get("__name__", "").startswith(modules)
+def modules_of(error: BaseException) -> list[str]:
+    """The modules that an error has come through, the one that raised it last."""
+    return [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]

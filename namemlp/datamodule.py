@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -127,4 +128,5 @@ class NamesDataModule(LightningDataModule):
     def _loader_settings(self) -> dict:
         # batch_size=None: an index of the sampler is a whole batch, read at once; nothing is collated.
         workers = self.hparams.num_workers
-        return dict(batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+        # A generator of their own, because loaders draw a seed for their workers from the one of dropout otherwise.
+        return dict(batch_size=None, num_workers=workers, persistent_workers=workers > 0, generator=torch.Generator())

@@ -3,6 +3,10 @@
 import sys
 from typing import NoReturn
 
+# The way out where training has diverged, or where it cannot write.
+SMALLER = "give a smaller optimizer.lr"
+MAKE_ROOM = "make room there or give another trainer.default_root_dir"
+
 
 class UserError(ValueError):
     """A mistake in a file or a setting. Its text is one sentence that names it and the way out."""

@@ -2,24 +2,25 @@
 
 import logging
 import math
-import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau, instantiate_class
+from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from namemlp.blocks import Blocks, more_than_sgd, obstacle, step_schedulers, updates_maker
-from namemlp.errors import UserError
+from namemlp.checkpoint import read_checkpoint, refuse_hostile_file, trainer_settings
+from namemlp.errors import SMALLER, UserError
 from namemlp.network import NameMLP
+from namemlp.optimizers import SGD, make_optimizer
+from namemlp.randomness import random_states, set_random_states
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import TrainingLoader
 
-SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
 log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
@@ -60,6 +61,7 @@ class NameModule(LightningModule):
         self.save_hyperparameters()
         self.blocks = self._make_updates = None  # what there is while training in blocks
         self._in_block = False
+        self._random_states: dict[str, Any] | None = None  # of a checkpoint, for the start of training
         for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
@@ -81,6 +83,9 @@ class NameModule(LightningModule):
         return self.network(x)
 
     def on_train_start(self) -> None:
+        if self._random_states is not None:
+            set_random_states(self._random_states)
+            self._random_states = None
         self.last_step = self.trainer.estimated_stepping_batches
         longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
@@ -109,26 +114,30 @@ class NameModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._in_block:
-            self._write_curves([self.batch_loss], [optimizer.param_groups[0]["lr"]])
+            self._write_curves([self.batch_loss], [self._rate()])
+
+    def _rate(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
         """Make all updates of a block, (K, B, T) and (K, B), and return the last loss."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        optimizer._opt_called = True  # else a schedule warns that it is ahead of the updates
-        rates = [float(optimizer.param_groups[0]["lr"])] * len(y)
+        self.trainer.optimizers[0]._opt_called = True  # else a schedule warns that it is ahead of the updates
+        rates = [self._rate()] * len(y)
         for i in range(1, len(y)) if (schedules := step_schedulers(self.trainer)) else ():
             for config in schedules:  # the Trainer itself makes the last step of the block
                 self.lr_scheduler_step(config.scheduler, None)
-            rates[i] = float(optimizer.param_groups[0]["lr"])
+            rates[i] = self._rate()
         if reason := more_than_sgd(self.trainer):
             raise UserError(f"{reason} since step {self.trainer.global_step}: set model.updates_per_block to 1")
         losses = self._make_updates(x, y, rates)  # (K,)
         self._write_curves(losses, rates)
+        self._check_losses(losses, rates)
         self.blocks.count_updates(len(y) - 1)
         return losses[-1]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self._in_block:
+            self._check_losses(loss.detach()[None], [self._rate()])
             super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -146,6 +155,16 @@ class NameModule(LightningModule):
             curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item(), "lr": rates[i]}
             for logger in self.loggers:
                 logger.log_metrics(curves, first + i)
+
+    def _check_losses(self, losses: Tensor, rates: Sequence[float]) -> None:
+        """Stop at the first of the next updates whose loss, (K,), is not finite, on whichever process."""
+        finite = bool(losses.isfinite().all())
+        if self.trainer.world_size > 1:
+            finite = self.trainer.strategy.reduce_boolean_decision(finite)
+        if not finite:
+            i = losses.isfinite().tolist().index(False) if len(losses) > 1 else 0
+            step = self.trainer.global_step + 1 + i
+            raise UserError(f"the loss is {losses[i]:.3g} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
 
     def on_train_end(self) -> None:
         if self.blocks:
@@ -180,20 +199,27 @@ class NameModule(LightningModule):
         return self._compute_metrics()
 
     def configure_optimizers(self) -> Any:
-        try:
-            optimizer = instantiate_class(self.parameters(), self.hparams.optimizer or SGD)
-            if not self.hparams.lr_scheduler:
-                return optimizer
-            scheduler = instantiate_class(optimizer, self.hparams.lr_scheduler)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"the optimizer or its lr_scheduler does not take its settings: {error}") from error
-        config = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, ReduceLROnPlateau):  # stepped after each validation, never by the Trainer
-            config.update(monitor=scheduler.monitor, interval="epoch", frequency=sys.maxsize)
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        return make_optimizer(self.parameters(), self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "NameModule":
+        """The model of a checkpoint, a local file, read without running anything that it may hold.
+
+        Raises:
+            UserError: it is damaged, is not such a checkpoint, or is made to do harm.
+        """
+        if cls is NameModule:
+            read_checkpoint(Path(checkpoint_path))
+        else:
+            refuse_hostile_file(Path(checkpoint_path))
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trainer"] = trainer_settings(self.trainer)
+        checkpoint["random_states"] = random_states(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random_states = checkpoint.get("random_states")
 
     def _update_metrics(self, batch: Batch) -> None:
         x, y = batch
@@ -219,6 +245,10 @@ class NameModule(LightningModule):
         values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
         fitting = self.trainer.state.fn == "fit"
         if fitting and not self.trainer.sanity_checking:
+            if not math.isfinite(values["val/loss"]):  # before it is saved as a checkpoint
+                step = self.trainer.global_step
+                loss = f"val/loss is {values['val/loss']:.3g} at step {step:,}"
+                raise UserError(f"{loss} with learning rate {self._rate():g}: {SMALLER}")
             self._step_plateau_schedulers(values)
             # By log_dict the x axis would count batches; its "step" metric would mislead the names of checkpoints.
             for logger in self.loggers:
@@ -233,13 +263,3 @@ class NameModule(LightningModule):
             if config.monitor not in metrics:
                 raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
             config.scheduler.step(metrics[config.monitor])
-
-
-def trainer_settings(trainer: Trainer) -> dict[str, Any]:
-    """The Trainer's settings that decide what an update is, as plain values."""
-    return {
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "gradient_clip_algorithm": trainer.gradient_clip_algorithm and trainer.gradient_clip_algorithm.value,
-        "precision": trainer.precision,
-    }

@@ -1,7 +1,14 @@
 """What a command says when it is done."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from namemlp.corpus import Corpus
+from namemlp.runs import is_run_folder
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
@@ -15,9 +22,10 @@ def metrics_table(metrics: dict[str, dict[str, float]], sizes: dict[str, int]) -
     return "\n".join(lines)
 
 
-def is_run_folder(folder: Path) -> bool:
-    """Whether a folder was made by `fit`, as lightning_logs/version_N are."""
-    return (folder / "hparams.yaml").is_file() and (folder / "config.yaml").is_file()
+def log_probabilities(corpus: Corpus, of_characters: Tensor) -> Iterator[str]:
+    """Each name of a list with its log-probability, tab between, from those of its (examples,) characters, in nats."""
+    of_names = torch.segment_reduce(of_characters.double(), "sum", lengths=torch.from_numpy(corpus.sizes))
+    return (f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, of_names.tolist(), strict=True))
 
 
 def resume_command(last: Path, *more: str) -> str:

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from namemlp.errors import UserError, fail
@@ -27,6 +27,21 @@ SUBCOMMANDS = {
     "test": "Show a checkpoint's loss and accuracy on the training, validation and test split.",
     "predict": "Print each name of a list with its log-probability under a checkpoint's model.",
 }
+# What a config file, or a checkpoint, may name to be imported.
+TRUSTED = (
+    "torch.optim",
+    "lightning.pytorch.cli.ReduceLROnPlateau",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.profilers",
+)
+
+
+def trust() -> None:
+    """Let settings name the classes that training needs and no others, in this whole process."""
+    set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=list(TRUSTED), instantiate_subclass_spec_in_any=False
+    )
 
 
 class NameParser(LightningArgumentParser):
@@ -50,7 +65,7 @@ class SaveSettings(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         config = config.clone()
-        del config["ckpt_path"]
+        del config["ckpt_path"], config["allow_changes"]
         super().__init__(parser, config, **kwargs)
 
 

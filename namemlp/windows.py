@@ -126,11 +126,14 @@ class TrainingLoader(DataLoader):
         return {"batches_read": self.sampler.batches_read, "update_size": self.sampler.update_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that a state counts.
+        """Go on after the batches that a state counts, or at the start of the epoch that it names.
 
         Raises:
             UserError: those batches had another size.
         """
+        if "epoch" in state:
+            self.sampler.batches_read = state["epoch"] * len(self.sampler)
+            return
         if state["update_size"] != self.sampler.update_size:
             raise UserError(
                 f"an update reads {self.sampler.update_size} examples here but {state['update_size']} in the "

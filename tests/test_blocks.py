@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from namemlp import NameModule, NamesDataModule
-from namemlp.callbacks import StepProgress
+from namemlp.progress import StepProgress
 
 K = 5
 EPOCH = 12  # updates in an epoch of the small list, the last one on a smaller batch
