@@ -116,7 +116,10 @@ def read_checkpoint(path: Path, fitting: bool = False) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         refuse_hostile_values(path, checkpoint)
         settings_of(checkpoint)
-        whole = checkpoint.keys() >= WEIGHTS and type(checkpoint["global_step"]) is int
+        loader = checkpoint["NamesDataModule"]["train_loader"]
+        counts = [checkpoint["global_step"], loader["batches_read"], loader["update_size"]]
+        whole = checkpoint.keys() >= WEIGHTS and isinstance(checkpoint["NamesDataModule"]["corpus"], str)
+        whole = whole and all(type(count) is int and 0 <= count < 2**63 for count in counts)
     except Hostile:
         raise
     except FileNotFoundError:

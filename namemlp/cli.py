@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint
@@ -22,7 +24,7 @@ from namemlp.progress import StepProgress
 from namemlp.report import log_probabilities, metrics_table, next_steps, resume_command
 from namemlp.resume import check_settings, is_finished
 from namemlp.runs import locked, run_logger
-from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, trust
+from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, shortened, trust
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 log = logging.getLogger(__name__)
@@ -99,18 +101,17 @@ class NameCLI(LightningCLI):
         parser.link_arguments("data.vocabulary", "model.vocabulary", compute_fn=str, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self._parse(parser, args)
+        super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
         settings = self.config[subcommand]
         self.ckpt_path = self.checkpoint = None
         if settings.ckpt_path is not None:
             root = Path(settings.trainer.default_root_dir or ".")
             self.ckpt_path, self.checkpoint = open_checkpoint(settings.ckpt_path, root, subcommand == "fit")
-            try:
-                self._subcommand_parsers[subcommand].set_defaults(settings_of(self.checkpoint))
-            except KeyError as error:
-                raise UserError(f"{self.ckpt_path} has a setting that this version does not know: {error}") from error
-            self._parse(parser, args)
+            saved = settings_of(self.checkpoint)
+            self._subcommand_parsers[subcommand].check(saved, self.ckpt_path)
+            self._subcommand_parsers[subcommand].set_defaults(saved)
+            super().parse_arguments(parser, args)
         elif subcommand != "fit":
             raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, or the path of one")
         elif settings.optimizer is not None and settings.optimizer.class_path != SGD["class_path"]:
@@ -118,14 +119,8 @@ class NameCLI(LightningCLI):
             self._subcommand_parsers[subcommand].set_defaults(
                 {"optimizer": {"class_path": settings.optimizer.class_path}}
             )
-            self._parse(parser, args)
-        refuse(self.config[subcommand])
-
-    def _parse(self, parser: LightningArgumentParser, args: Any) -> None:
-        try:
             super().parse_arguments(parser, args)
-        except UnicodeDecodeError as error:
-            raise UserError(f"a --config file is not UTF-8: {error}") from error
+        refuse(self.config[subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let the checkpoint win over the command line; see parse_arguments."""
@@ -136,7 +131,12 @@ class NameCLI(LightningCLI):
         if not fitting or logger is False:
             self.save_config_callback = None
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except (UserError, MisconfigurationException, OSError):
+            raise
+        except Exception as error:  # of a class that the settings name
+            raise UserError(f"the settings cannot be used: {shortened(str(error.__cause__ or error))}") from error
         if self.ckpt_path is not None:
             settings = self.config[self.subcommand]
             ours = {**settings.as_dict(), "trainer": trainer_settings(self.trainer)}
@@ -172,10 +172,7 @@ class NameCLI(LightningCLI):
             self.best, self.last = BestCheckpoint(), LastCheckpoint(**self._get(self.config_init, "checkpoint"))
             callbacks += [self.best, self.last]
         self.files = CheckpointFiles()
-        try:
-            return super().instantiate_trainer(logger=logger, callbacks=callbacks, plugins=[self.files], **kwargs)
-        except (ValueError, TypeError, ImportError) as error:
-            raise UserError(f"the Trainer does not take these settings: {error}") from error
+        return super().instantiate_trainer(logger=logger, callbacks=callbacks, plugins=[self.files], **kwargs)
 
     def fit(self, model: NameModule, datamodule: NamesDataModule) -> None:
         # What these refuse is refused before there is a run folder.
@@ -186,13 +183,15 @@ class NameCLI(LightningCLI):
             return
         try:
             with locked(Path(self.trainer.log_dir or self.trainer.default_root_dir), self.trainer):
-                self.trainer.fit(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+                self._run_trainer(self.trainer.fit)
         except Interrupted as interrupted:
             if self.trainer.is_global_zero:
                 print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(self.last.path)}")
             sys.exit(128 + interrupted.signum)
         except UserError as error:
             raise UserError(f"{error}{self._kept()}") from error
+        except BrokenPipeError:
+            raise
         except OSError as error:
             where = error.filename or self.trainer.log_dir
             raise UserError(f"{where} cannot be written ({error.strerror}): {MAKE_ROOM}{self._kept()}") from error
@@ -210,22 +209,35 @@ class NameCLI(LightningCLI):
             steps = next_steps(self.last.path, self.best.best_model_path, self.trainer.global_step, by_epochs)
             print(f"\n{steps}")
 
+    def _run_trainer(self, run: Callable[..., Any], **kwargs: Any) -> Any:
+        """Call the Trainer's fit, validate, test or predict with all that there is."""
+        try:
+            return run(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True, **kwargs)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            # What is wrong in a checkpoint shows when it is restored, or at the first step after.
+            untouched = self.ckpt_path and self.trainer.global_step == self.checkpoint["global_step"]
+            if RESTORING in modules_of(error) or (untouched and isinstance(error, LookupError | TypeError)):
+                raise UserError(f"{self.ckpt_path} cannot be gone on from: {error!r}") from error
+            raise
+
     def _kept(self) -> str:
         """What there is to go on from after an error, as the end of its sentence."""
         kept = self.last is not None and self.last.path is not None and self.last.path.is_file()
         return f" ({self.last.path} is from before)" if kept else ""
 
     def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        self.trainer.validate(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False)
+        self._run_trainer(self.trainer.validate, verbose=False)
         self._print_metrics("val")
 
     def test(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        self.trainer.test(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False)
+        self._run_trainer(self.trainer.test, verbose=False)
         self._print_metrics("train", "val", "test")
 
     def predict(self, model: NameModule, datamodule: NamesDataModule) -> None:
         """Print each name of the list with its log-probability (in nats), one a line."""
-        batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        batches = self._run_trainer(self.trainer.predict)
         corpus = datamodule.corpus
         if sum(map(len, batches or [])) != len(corpus.ids):
             raise UserError("predict needs the whole list: leave out limit_predict_batches and fast_dev_run")

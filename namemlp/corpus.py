@@ -1,6 +1,7 @@
 """Read and check a list of names, split it, and lay it out as one flat stream of ids."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -15,6 +16,8 @@ from namemlp.errors import UserError
 from namemlp.vocabulary import END, Vocabulary, code_points
 
 BUNDLED = "the bundled names.txt"
+PART = 2**22  # bytes of a file that are worked on at a time
+LONGEST = 10_000  # characters of a name
 WHITE_SPACE = np.zeros(0x110000, bool)  # what str.strip() takes away
 WHITE_SPACE[[code for code in range(0x3001) if chr(code).isspace()]] = True
 
@@ -41,7 +44,10 @@ class Corpus:
     @cached_property
     def digest(self) -> str:
         """What tells this list from another: the SHA-256 of its names."""
-        return sha256(code_points(self.vocabulary.characters)[self.ids].tobytes()).hexdigest()
+        codes, digest = code_points(self.vocabulary.characters), sha256()
+        for start in range(0, len(self.ids), PART):
+            digest.update(codes[self.ids[start : start + PART]].tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def names(self) -> list[str]:
@@ -59,58 +65,90 @@ def read_corpus(path: str | None = None, lowercase: bool = False, vocabulary: Vo
 
     Raises:
         UserError: the list cannot be read, is not UTF-8, holds no name, has an end mark inside a name, or characters
-            that a given vocabulary does not have.
+            that a given vocabulary does not have, or is no such list at all: lines without end, NULs.
     """
     source = BUNDLED if path is None else str(path)
-    text = _read_text(path, source)
-    if END in text:
-        line = _line_number(text, text.index(END))
-        raise UserError(f"{source}, line {line}: {END!r} inside a name is not allowed, it marks the end of one")
+    codes, sizes, line = [], [], 1  # the line that a part starts with
+    for part in _parts(path, source):
+        for found, kept in zip((codes, sizes), _names(part, lowercase, source, line), strict=True):
+            found.append(kept)
+        line += _line_ends(part)
+    if not any(map(len, sizes)):
+        raise UserError(f"{source} holds no names: write one a line")
+    if vocabulary is None:
+        try:
+            vocabulary = Vocabulary.of(*codes)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+    for part in codes:
+        if (vocabulary.ids(part) < 0).any():
+            raise UserError(f"{source} has {vocabulary.unknown(''.join(map(chr, np.unique(part))))}")
+    ids = [vocabulary.ids(part).astype(vocabulary.dtype) for part in codes]
+    return Corpus(np.concatenate(ids), np.concatenate(sizes), vocabulary, source)
+
+
+def _parts(path: str | None, source: str) -> Iterator[bytes]:
+    """The content of a file in parts that end where lines end, so that no more than a part need be held as text."""
+    try:
+        opened = (files("namemlp") / "names.txt").open("rb") if path is None else fsspec.open(str(path), "rb")
+        with opened as file:
+            rest, line = b"", 1
+            while block := file.read(PART):
+                data = rest + block
+                end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # after a last \r there may be a \n
+                part, rest = data[:end], data[end:]
+                yield part
+                line += _line_ends(part)
+                if len(rest) > 4 * LONGEST:  # of up to 4 bytes a character
+                    raise UserError(_too_long(source, line))
+            yield rest
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file; data.path takes a list of names, one a line") from None
+    except IsADirectoryError:
+        raise UserError(f"{source} is a folder; data.path takes a file, a list of names, one a line") from None
+    except Exception as error:  # no permission, unknown or not installed protocol, a damaged archive, a lost host, ...
+        raise UserError(f"{source} cannot be read: {error}") from error
+
+
+def _names(part: bytes, lowercase: bool, source: str, line: int) -> tuple[np.ndarray, np.ndarray]:
+    """The names of a part that starts with some line: their code points, each with an end mark, and their sizes."""
+    try:
+        text = part.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        line += _line_ends(error.object[: error.start])
+        raise UserError(f"{source}, line {line}: not UTF-8; save the list as UTF-8") from None
+    for wrong, reason in (
+        (END, f"{END!r} inside a name is not allowed, it marks the end of one"),
+        ("\0", "a NUL, which no text has; save the list as UTF-8"),
+    ):
+        if wrong in text:
+            line += _line_ends(text[: text.index(wrong)].encode())
+            raise UserError(f"{source}, line {line}: {reason}")
     if lowercase:
         text = text.lower()
     codes = code_points(text + "\n").copy()  # (characters,); with the line end a name always has something behind it
     starts, ends = _name_bounds(codes)
-    if len(starts) == 0:
-        raise UserError(f"{source} holds no names: write one a line")
     sizes = ends - starts + 1
-
+    if (long := np.flatnonzero(sizes > LONGEST + 1)).size:
+        raise UserError(_too_long(source, line + _line_ends(text[: starts[long[0]]].encode())))
     # Keep every name and the one character behind it, in whose place the end mark goes.
     codes[ends] = ord(END)
     edges = np.zeros(len(codes) + 1, np.int8)
     edges[starts] = 1
     edges[ends + 1] -= 1
     codes = codes[edges[:-1].cumsum(dtype=np.int8).view(bool)]
-
-    if vocabulary is None:
-        vocabulary = Vocabulary.of(codes)
-    ids = vocabulary.ids(codes)
-    if ids.min() < 0:
-        raise UserError(f"{source} has {vocabulary.unknown(''.join(map(chr, np.unique(codes[ids < 0]))))}")
-    return Corpus(ids.astype(vocabulary.dtype), sizes, vocabulary, source)
+    largest = codes.max(initial=0)
+    return codes.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32), sizes
 
 
-def _read_text(path: str | None, source: str) -> str:
-    try:
-        if path is None:
-            data = (files("namemlp") / "names.txt").read_bytes()
-        else:
-            with fsspec.open(str(path), "rb") as file:
-                data = file.read()
-    except FileNotFoundError:
-        raise UserError(f"{source}: no such file; data.path takes a list of names, one a line") from None
-    except IsADirectoryError:
-        raise UserError(f"{source} is a folder; data.path takes a file, a list of names, one a line") from None
-    except Exception as error:  # no permission, unknown or not installed protocol, a damaged archive, ...
-        raise UserError(f"{source} cannot be read: {error}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = _line_number(error.object[: error.start].decode(), error.start)
-        raise UserError(f"{source}, line {line}: not UTF-8; save the list as UTF-8") from None
+def _too_long(source: str, line: int) -> str:
+    return f"{source}, line {line}: longer than {LONGEST:,} characters; write one name a line"
 
 
-def _line_number(text: str, position: int) -> int:
-    return text[:position].replace("\r\n", "\n").replace("\r", "\n").count("\n") + 1
+def _line_ends(data: bytes) -> int:
+    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
 def _name_bounds(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,9 +173,11 @@ def shuffled_order(n: int, seed: int, shuffles: int) -> np.ndarray:
     """
     once = list(range(n))
     random.Random(seed).shuffle(once)
-    order, once = np.arange(n), np.array(once)
-    for _ in range(shuffles):
-        order = order[once]
+    order, again = np.arange(n), np.array(once)
+    while shuffles:  # by squaring: twice as often at each turn
+        if shuffles % 2:
+            order = order[again]
+        again, shuffles = again[again], shuffles // 2
     return order
 
 

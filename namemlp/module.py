@@ -86,6 +86,9 @@ class NameModule(LightningModule):
         if self._random_states is not None:
             set_random_states(self._random_states)
             self._random_states = None
+        loop = self.trainer.fit_loop
+        if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
+            loop.reset_restart_stage()  # a new epoch begins, which the Trainer would not count
         self.last_step = self.trainer.estimated_stepping_batches
         longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
         reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)

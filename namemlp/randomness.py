@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from namemlp.errors import UserError
+
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, in tensors and plain values."""
@@ -20,11 +22,18 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Go on from such states; those of GPUs are left where there are now others."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    """Go on from such states; those of GPUs are left where there are now others.
+
+    Raises:
+        UserError: they are not such states.
+    """
+    try:
+        version, words, gauss = states["python"]
+        random.setstate((version, tuple(words.tolist()), gauss))
+        kind, keys, *rest = states["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(states["torch"])
+        if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(states["cuda"])
+    except Exception as error:
+        raise UserError("the checkpoint's random_states are damaged: give another --ckpt_path") from error

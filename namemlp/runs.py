@@ -1,5 +1,7 @@
 """The folders of runs, lightning_logs/version_N: each run has its own, and one process at a time trains in it."""
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,10 @@ def run_logger(root: Path, ckpt_path: Path | None, checkpoint: dict[str, Any] | 
     shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
     if run is None or not is_run_folder(run):
         return RunLogger(root, name=RUNS, **shared)
+    # TensorBoard reads the files of a run in the order of their names: the second they were begun in, host, process.
+    *_, newest = ["", *sorted(file.name for file in run.glob("events.out.tfevents.*"))]
+    if f".{int(time.time())}." in newest and f".{os.getpid()}." not in newest:
+        time.sleep(1)
     # What an interrupted run has drawn beyond its checkpoint is drawn again: TensorBoard drops the first try.
     step = checkpoint["global_step"] + 1
     return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step, **shared)

@@ -8,6 +8,8 @@ from namemlp.errors import UserError
 
 END = "."  # the mark for the start and the end of a name; always id 0
 
+LARGEST = 2**16  # characters; all that are in use in writing today are fewer, and in any list of names by far
+
 
 def code_points(text: str) -> np.ndarray:
     """The Unicode code points of a text, (characters,) uint32."""
@@ -21,13 +23,16 @@ class Vocabulary:
         characters: every character once, the end mark first.
 
     Raises:
-        UserError: the end mark is not first, a character stands twice, or something is no character (a surrogate).
+        UserError: the end mark is not first, a character stands twice, something is no character (a surrogate), or
+            there are too many.
     """
 
     def __init__(self, characters: str) -> None:
         surrogate = any("\ud800" <= character <= "\udfff" for character in characters)
         if characters[:1] != END or len(set(characters)) != len(characters) or surrogate:
             raise UserError(f"vocabulary {characters!a} must start with {END!r} and hold each character once")
+        if len(characters) > LARGEST:
+            raise UserError(f"{len(characters):,} different characters are more than a model can have, {LARGEST:,}")
         self.characters = characters
         codes = code_points(characters)
         # One slot for each code point up to the largest, and a last one for everything beyond it.
@@ -35,10 +40,11 @@ class Vocabulary:
         self._ids[codes] = np.arange(len(characters))
 
     @classmethod
-    def of(cls, codes: np.ndarray) -> "Vocabulary":
-        """The vocabulary of all code points in an array of them."""
+    def of(cls, *parts: np.ndarray) -> "Vocabulary":
+        """The vocabulary of all code points in arrays of them."""
         present = np.zeros(0x110000, bool)
-        present[codes] = True
+        for codes in parts:
+            present[codes] = True
         present[ord(END)] = False
         return cls(END + "".join(map(chr, present.nonzero()[0])))
 

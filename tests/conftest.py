@@ -3,12 +3,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from namemlp.__main__ import main
 
 # Small settings with which a whole fit takes a moment; an epoch of the list below is 12 updates.
 SMALL = ("--model.hidden_size=20", "--data.batch_size=32", "--trainer.log_every_n_steps=5", "--trainer.accelerator=cpu")
 SMALL_LIST = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "zoë", "Jürgen", "anna-lena", "bo"] * 8
+
+
+def curves(run):
+    """All curves of a run as TensorBoard shows them: {tag: {step: value}}."""
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: {point.step: point.value for point in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def assert_equal(ours, theirs):
+    """Two checkpoints, down to the last bit of weights, optimizer, schedule and random generators."""
+    assert ours["global_step"] == theirs["global_step"]
+    for name, weights in ours["state_dict"].items():
+        assert torch.equal(weights, theirs["state_dict"][name]), name
+    for name in ("optimizer_states", "lr_schedulers", "random_states"):
+        for first, second in zip(leaves(ours[name]), leaves(theirs[name]), strict=True):
+            assert torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second, name
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in (key, *leaves(value[key]))]
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list | tuple) else [value]
 
 
 def pytest_addoption(parser):

@@ -16,16 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from namemlp import NameModule
 from namemlp.settings import SUBCOMMANDS
-from tests.conftest import SMALL, SMALL_LIST
+from tests.conftest import SMALL, SMALL_LIST, curves
 
 PROJECT = Path(__file__).parent.parent
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
-
-
-def curve(run, tag):
-    """The points of a curve as TensorBoard shows them: {step: value}."""
-    events = EventAccumulator(str(run)).Reload()
-    return {point.step: point.value for point in events.Scalars(tag)}
 
 
 def test_no_config_is_base_yaml(namemlp):
@@ -54,14 +48,14 @@ def test_fit_leaves_a_run_folder_and_says_what_comes_next(fit):
 
     steps = range(5, 21, 5)
     for tag in ("train/loss", "train/log10_loss", "lr"):
-        assert list(curve(run, tag)) == list(steps)
-    val = curve(run, "val/loss")
+        assert list(curves(run)[tag]) == list(steps)
+    val = curves(run)["val/loss"]
     assert list(val) == [10, 20]
-    losses = curve(run, "train/loss")
-    log10 = curve(run, "train/log10_loss")
+    losses = curves(run)["train/loss"]
+    log10 = curves(run)["train/log10_loss"]
     assert all(10 ** log10[step] == pytest.approx(losses[step], rel=1e-5) for step in steps)
     for tag in ("val/perplexity", "val/bits_per_character", "val/top1", "val/top5"):
-        assert list(curve(run, tag)) == [10, 20]
+        assert list(curves(run)[tag]) == [10, 20]
 
     rows = {words[0]: words[1:] for line in result.out.splitlines() if (words := line.split())}
     assert {"train", "val", "test"} <= rows.keys()
@@ -91,7 +85,7 @@ def test_the_printed_resume_command_works(fit, namemlp):
     command = re.search(r"python -m namemlp (fit .*)", result.out)[1].split()
     result = namemlp(*command)
     assert result.code == 0, result.err
-    assert list(curve("lightning_logs/version_0", "train/loss")) == list(range(5, 31, 5))
+    assert list(curves("lightning_logs/version_0")["train/loss"]) == list(range(5, 31, 5))
 
 
 def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
@@ -100,10 +94,10 @@ def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
     fit(60, "--trainer.val_check_interval=20", "--ckpt_path=last")
     assert not Path("lightning_logs/version_2").exists()
     for tag in ("train/loss", "lr"):
-        assert curve("lightning_logs/version_1", tag) == curve("lightning_logs/version_0", tag)
-    whole = curve("lightning_logs/version_0", "val/loss")
+        assert curves("lightning_logs/version_1")[tag] == curves("lightning_logs/version_0")[tag]
+    whole = curves("lightning_logs/version_0")["val/loss"]
     assert list(whole) == [20, 40, 60]
-    resumed = curve("lightning_logs/version_1", "val/loss")
+    resumed = curves("lightning_logs/version_1")["val/loss"]
     assert {step: resumed[step] for step in whole} == whole
     first, second = (torch.load(LAST.format(run), weights_only=True) for run in (0, 1))
     assert first["global_step"] == second["global_step"] == 60
@@ -121,7 +115,7 @@ def test_what_a_killed_run_drew_beyond_its_checkpoint_is_drawn_once(fit):
     last.write_bytes(before_the_kill)
     fit(60, "--ckpt_path=last")
     for tag in ("train/loss", "lr"):
-        assert curve("lightning_logs/version_1", tag) == curve("lightning_logs/version_0", tag)
+        assert curves("lightning_logs/version_1")[tag] == curves("lightning_logs/version_0")[tag]
     points = EventAccumulator("lightning_logs/version_1").Reload().Scalars("train/loss")
     assert [point.step for point in points] == list(range(5, 61, 5))
 
@@ -181,7 +175,7 @@ def test_last_is_the_run_written_last(fit, namemlp):
 
 def test_any_optimizer_and_scheduler_from_the_command_line(fit):
     fit(10, "--optimizer=AdamW", "--optimizer.lr=0.003", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=5")
-    assert curve("lightning_logs/version_0", "lr") == pytest.approx({5: 0.003, 10: 0.0003})
+    assert curves("lightning_logs/version_0")["lr"] == pytest.approx({5: 0.003, 10: 0.0003})
     checkpoint = torch.load(LAST.format(0), weights_only=True)
     assert "exp_avg" in checkpoint["optimizer_states"][0]["state"][0]
 
@@ -258,7 +252,7 @@ def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, signum):
     resumed, straight = (torch.load(LAST.format(run), weights_only=True)["state_dict"] for run in (0, 1))
     for name, weights in straight.items():
         assert torch.equal(weights, resumed[name])
-    assert curve("lightning_logs/version_0", "train/loss") == curve("lightning_logs/version_1", "train/loss")
+    assert curves("lightning_logs/version_0")["train/loss"] == curves("lightning_logs/version_1")["train/loss"]
 
 
 def test_two_processes_train_as_one_with_their_batches_together(fit, folder):
@@ -272,7 +266,9 @@ def test_two_processes_train_as_one_with_their_batches_together(fit, folder):
     one, two = (torch.load(LAST.format(run), weights_only=True)["state_dict"] for run in (0, 1))
     for name, weights in one.items():
         torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-5)
-    assert curve("lightning_logs/version_1", "val/loss") == pytest.approx(curve("lightning_logs/version_0", "val/loss"))
+    assert curves("lightning_logs/version_1")["val/loss"] == pytest.approx(
+        curves("lightning_logs/version_0")["val/loss"]
+    )
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -14,7 +14,7 @@ from namemlp.corpus import flat_stream, read_corpus, shuffled_order, split_sizes
 from namemlp.windows import ContextWindows
 
 # Names of any script, also with a space inside; no end mark, and no line end or white space at the edges.
-NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=".\n\r\ufeff"), min_size=1, max_size=8)
+NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=".\n\r\ufeff\0"), min_size=1, max_size=8)
 NAMES = st.lists(NAME.map(str.strip).filter(bool), min_size=1, max_size=12)
 
 

@@ -1,5 +1,6 @@
 """A run that is stopped and resumed ends with the very weights of one that was not."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ from lightning import Callback, Trainer
 
 from namemlp import NameModule, NamesDataModule
 from namemlp.callbacks import Interrupted, LastCheckpoint
+from tests.conftest import assert_equal
 
 EPOCH = 12  # updates in an epoch of the small list
 PLATEAU = (  # every validation is worse than it wants, so each but the first divides the learning rate by 10
@@ -23,15 +25,6 @@ PLATEAU = (  # every validation is worse than it wants, so each but the first di
 
 def final(run):
     return torch.load(f"lightning_logs/version_{run}/checkpoints/last.ckpt", weights_only=True)
-
-
-def assert_equal(ours, theirs):
-    """Two checkpoints, down to the last bit of weights and optimizer states."""
-    assert ours["global_step"] == theirs["global_step"]
-    for name, weights in ours["state_dict"].items():
-        assert torch.equal(weights, theirs["state_dict"][name]), name
-    assert str(ours["optimizer_states"]) == str(theirs["optimizer_states"])
-    assert ours["lr_schedulers"] == theirs["lr_schedulers"]
 
 
 @pytest.mark.parametrize("stop", [1, EPOCH - 1, EPOCH, EPOCH + 1, 2 * EPOCH, 30])
@@ -105,6 +98,25 @@ trainer:
     copy.write_bytes(own.read_bytes())
     fit(-1, "--trainer.max_epochs=3", f"--ckpt_path={copy}")
     assert_equal(final(1), final(0))
+
+
+def test_epochs_are_counted_through_however_often_a_run_is_resumed(folder):
+    """Each time from a checkpoint that was written after the last update of an epoch."""
+    epochs = {}
+
+    class Epochs(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            epochs[trainer.global_step] = trainer.current_epoch
+            if trainer.global_step % EPOCH == 0 and trainer.global_step < 3 * EPOCH:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    for ckpt_path in (None, "checkpoints/last.ckpt", "checkpoints/last.ckpt"):
+        data = NamesDataModule("names.txt")
+        model = NameModule(data.vocabulary.characters, hidden_size=20)
+        trainer = Trainer(max_steps=3 * EPOCH + 1, callbacks=[Epochs(), LastCheckpoint()], logger=False)
+        with contextlib.suppress(Interrupted):
+            trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    assert epochs == {step: (step - 1) // EPOCH for step in range(1, 3 * EPOCH + 2)}
 
 
 @pytest.mark.parametrize("interval", [4, 5])
