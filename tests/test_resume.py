@@ -113,7 +113,7 @@ def test_epochs_are_counted_through_however_often_a_run_is_resumed(folder):
     for ckpt_path in (None, "checkpoints/last.ckpt", "checkpoints/last.ckpt"):
         data = NamesDataModule("names.txt")
         model = NameModule(data.vocabulary.characters, hidden_size=20)
-        settings = dict(limit_val_batches=0, logger=False)
+        settings = dict(val_check_interval=7, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False)
         trainer = Trainer(max_steps=3 * EPOCH + 1, callbacks=[Epochs(), LastCheckpoint()], **settings)
         with contextlib.suppress(Interrupted):
             trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
