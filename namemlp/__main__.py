@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import warnings
 
 from namemlp.errors import UserError, fail
@@ -35,6 +36,8 @@ def main() -> None:
         "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
     ):
         warnings.filterwarnings("ignore", message)
+    # TensorBoard's thread that writes the curves: what stops it is told again by the next point or flush.
+    threading.excepthook = lambda at: issubclass(at.exc_type, OSError) or threading.__excepthook__(at)
     try:
         NameCLI()
         if torch.distributed.is_available() and torch.distributed.is_initialized():

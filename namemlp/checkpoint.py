@@ -19,6 +19,7 @@ from namemlp.runs import RUNS, checkpoints
 
 # What pickled tensors and plain values name. All else is refused, also what torch itself takes to be harmless.
 HARMLESS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v[23]|torch \w+Storage|torch u?int\d+")
+IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 LARGEST = 1_000_000  # values in a checkpoint; ours have some thousand
 WEIGHTS = {"NamesDataModule", "state_dict", "global_step", "pytorch-lightning_version"}
 TRAINING = {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
@@ -140,6 +141,9 @@ def refuse_hostile_file(path: Path) -> None:
         Hostile: loading it would run code or take far more memory than the file is large.
         Exception: it is damaged. (torch.load does not notice a changed bit.)
     """
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            refuse_imports(path, file.read(2**20))
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -147,13 +151,21 @@ def refuse_hostile_file(path: Path) -> None:
             raise Hostile(f"{path} holds more than its size, which torch never writes: give another --ckpt_path")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
-                for operation, argument, _ in pickletools.genops(archive.read(entry)):
-                    calls = operation.name == "GLOBAL" and not HARMLESS.fullmatch(argument)
-                    if calls or operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                        name = str(argument or operation.name).replace(" ", ".")
-                        raise Hostile(f"{path} would run code ({name}) and is not read: give another --ckpt_path")
+                refuse_imports(path, archive.read(entry))
         if broken := archive.testzip():
             raise ValueError(f"{broken} is damaged")
+
+
+def refuse_imports(path: Path, pickled: bytes) -> None:
+    """Refuse a pickle that names anything but what tensors and plain values need."""
+    strings = ["", ""]  # the last two, which are what STACK_GLOBAL names unless it has been made to mislead
+    for operation, argument, _ in pickletools.genops(pickled):
+        if "UNICODE" in operation.name:
+            strings = [strings[1], argument]
+        named = " ".join(strings) if operation.name == "STACK_GLOBAL" else argument or operation.name
+        if operation.name in IMPORTS and not (operation.name == "GLOBAL" and HARMLESS.fullmatch(named)):
+            name = str(named).replace(" ", ".")
+            raise Hostile(f"{path} would run code ({name}) and is not read: give another --ckpt_path")
 
 
 def refuse_hostile_values(path: Path, checkpoint: dict[str, Any]) -> None:

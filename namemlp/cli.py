@@ -2,8 +2,7 @@
 
 import logging
 import sys
-import traceback
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint
-from namemlp.checkpoint import CheckpointFiles, open_checkpoint, settings_of, trainer_settings
+from namemlp.checkpoint import CheckpointFiles, open_checkpoint, read_checkpoint, settings_of, trainer_settings
 from namemlp.datamodule import NamesDataModule
-from namemlp.errors import MAKE_ROOM, UserError
+from namemlp.errors import UserError
+from namemlp.failures import told
 from namemlp.module import NameModule
 from namemlp.optimizers import SGD
 from namemlp.progress import StepProgress
@@ -26,7 +26,6 @@ from namemlp.resume import check_settings, is_finished
 from namemlp.runs import locked, run_logger
 from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, shortened, trust
 
-RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 log = logging.getLogger(__name__)
 
 
@@ -182,62 +181,37 @@ class NameCLI(LightningCLI):
             print(f"already at step {self.checkpoint['global_step']:,}: give a larger --trainer.max_steps to train on")
             return
         try:
-            with locked(Path(self.trainer.log_dir or self.trainer.default_root_dir), self.trainer):
-                self._run_trainer(self.trainer.fit)
+            with self._told(), locked(self.trainer):
+                step = self.checkpoint and self.checkpoint["global_step"]
+                if self.ckpt_path is not None and read_checkpoint(self.ckpt_path)["global_step"] != step:
+                    raise UserError(f"{self.ckpt_path} has just been written by another fit: start again")
+                self.trainer.fit(model, **self._from_checkpoint())
         except Interrupted as interrupted:
             if self.trainer.is_global_zero:
                 print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(self.last.path)}")
             sys.exit(128 + interrupted.signum)
-        except UserError as error:
-            raise UserError(f"{error}{self._kept()}") from error
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            where = error.filename or self.trainer.log_dir
-            raise UserError(f"{where} cannot be written ({error.strerror}): {MAKE_ROOM}{self._kept()}") from error
-        except Exception as error:
-            if self.ckpt_path is not None and RESTORING in modules_of(error):
-                raise UserError(
-                    f"{self.ckpt_path} is not a checkpoint that this run can go on from: {error}"
-                ) from error
-            if not modules_of(error)[-1].startswith(("torch.optim", "lightning")):
-                raise
-            raise UserError(f"training cannot go on with these settings: {error}") from error
         self._print_metrics("train", "val", "test")
         if self.trainer.is_global_zero and self.last is not None and self.last.saved_step >= 0:
             by_epochs = self.trainer.max_epochs not in (None, -1)
             steps = next_steps(self.last.path, self.best.best_model_path, self.trainer.global_step, by_epochs)
             print(f"\n{steps}")
 
-    def _run_trainer(self, run: Callable[..., Any], **kwargs: Any) -> Any:
-        """Call the Trainer's fit, validate, test or predict with all that there is."""
-        try:
-            return run(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True, **kwargs)
-        except (UserError, OSError):
-            raise
-        except Exception as error:
-            # What is wrong in a checkpoint shows when it is restored, or at the first step after.
-            untouched = self.ckpt_path and self.trainer.global_step == self.checkpoint["global_step"]
-            if RESTORING in modules_of(error) or (untouched and isinstance(error, LookupError | TypeError)):
-                raise UserError(f"{self.ckpt_path} cannot be gone on from: {error!r}") from error
-            raise
-
-    def _kept(self) -> str:
-        """What there is to go on from after an error, as the end of its sentence."""
-        kept = self.last is not None and self.last.path is not None and self.last.path.is_file()
-        return f" ({self.last.path} is from before)" if kept else ""
-
     def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        self._run_trainer(self.trainer.validate, verbose=False)
+        with self._told():
+            self.trainer.validate(
+                model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False
+            )
         self._print_metrics("val")
 
     def test(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        self._run_trainer(self.trainer.test, verbose=False)
+        with self._told():
+            self.trainer.test(model, verbose=False, **self._from_checkpoint())
         self._print_metrics("train", "val", "test")
 
     def predict(self, model: NameModule, datamodule: NamesDataModule) -> None:
         """Print each name of the list with its log-probability (in nats), one a line."""
-        batches = self._run_trainer(self.trainer.predict)
+        with self._told():
+            batches = self.trainer.predict(model, **self._from_checkpoint())
         corpus = datamodule.corpus
         if sum(map(len, batches or [])) != len(corpus.ids):
             raise UserError("predict needs the whole list: leave out limit_predict_batches and fast_dev_run")
@@ -245,14 +219,15 @@ class NameCLI(LightningCLI):
             sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
             sys.stdout.writelines(log_probabilities(corpus, torch.cat(batches)))
 
+    def _from_checkpoint(self) -> dict[str, Any]:
+        return dict(datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+
+    def _told(self) -> AbstractContextManager:
+        return told(self.trainer, self.ckpt_path, self.checkpoint)
+
     def _print_metrics(self, *splits: str) -> None:
         """The metrics of the model as it is now over whole splits."""
         sets = {split: getattr(self.datamodule, f"{split}_set") for split in splits}
         metrics = {split: self.model.evaluate(self.datamodule.evaluation_loader(sets[split])) for split in splits}
         if self.trainer.is_global_zero:
             print(f"\n{metrics_table(metrics, {split: len(sets[split]) for split in splits})}")
-
-
-def modules_of(error: BaseException) -> list[str]:
-    """The modules that an error has come through, the one that raised it last."""
-    return [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]

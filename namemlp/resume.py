@@ -67,7 +67,9 @@ def check_settings(
         if ours["data.batch_size"] * devices == checkpoint["NamesDataModule"]["train_loader"]["update_size"]:
             ours["data.batch_size"] = saved["data.batch_size"]  # as many examples in an update, on other devices
         order = others(ORDER)
-        optimizer = others(sorted(name for name in saved | ours if name.startswith(("optimizer", "lr_scheduler"))))
+        for part in ("optimizer", "lr_scheduler"):
+            names = [f"{part}.class_path", *sorted(name for name in saved | ours if name.startswith(part))]
+            optimizer += others(names)[:1]
         updates = others(UPDATES)
     # A list that has changed would be split anew, and names that were trained on would come up in validation.
     same_list = fitting or (command != "predict" and ours["data.path"] == saved["data.path"])

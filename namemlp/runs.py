@@ -50,8 +50,8 @@ def run_logger(root: Path, ckpt_path: Path | None, checkpoint: dict[str, Any] | 
 
 
 @contextmanager
-def locked(folder: Path, trainer: Trainer) -> Iterator[None]:
-    """Let only this fit, of one or many processes, write to a folder; the lock ends with it, however that ends.
+def locked(trainer: Trainer) -> Iterator[None]:
+    """Let only this fit, of one or many processes, write to its folder; the lock ends with it, however that ends.
 
     Raises:
         UserError: another fit does so.
@@ -59,6 +59,7 @@ def locked(folder: Path, trainer: Trainer) -> Iterator[None]:
     if not trainer.is_global_zero or not trainer.checkpoint_callbacks:
         yield
         return
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / ".lock").acquire(blocking=False)

@@ -182,7 +182,8 @@ def test_any_optimizer_and_scheduler_from_the_command_line(fit):
 
 def test_another_optimizer_starts_from_its_own_defaults(fit):
     fit(5, "--optimizer=AdamW")
-    fit(5, f"--config={PROJECT / 'configs' / 'base.yaml'}", "--data.path=names.txt", "--optimizer=AdamW", *SMALL)
+    here = ("--data.path=names.txt", "--trainer.max_steps=5", *SMALL)
+    fit(5, f"--config={PROJECT / 'configs' / 'base.yaml'}", "--optimizer=AdamW", *here)
     without, with_config = (torch.load(LAST.format(run), weights_only=True) for run in (0, 1))
     group = without["optimizer_states"][0]["param_groups"][0]
     assert (group["lr"], group["weight_decay"]) == (0.001, 0.01)  # torch's for AdamW, not SGD's

@@ -4,11 +4,16 @@ import io
 import os
 import pickle
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+
+from namemlp import NameModule, UserError
+from tests.conftest import SMALL
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 
@@ -75,9 +80,10 @@ def elsewhere():
 
 OPTIMIZER = {"class_path": "os.system", "init_args": {"command": "touch harm"}}
 HOSTILE = {
-    "pickle": (lambda: pickle.dumps(Attack()), "is not a checkpoint of namemlp, or it is damaged"),
+    "pickle": (lambda: pickle.dumps(Attack()), r"would run code \(posix.system\) and is not read"),
+    "old pickle": (lambda: pickle.dumps(Attack(), 0), r"would run code \(posix.system\) and is not read"),
     "protocol 2": (lambda: pickled({"state_dict": Attack()}, 2), r"would run code \(posix.system\) and is not read"),
-    "protocol 4": (lambda: pickled({"state_dict": Attack()}, 4), r"would run code \(STACK_GLOBAL\) and is not read"),
+    "protocol 4": (lambda: pickled({"state_dict": Attack()}, 4), r"would run code \(posix.system\) and is not read"),
     "memory": (lambda: pickled({"state_dict": Reserve()}, 2), r"would run code \(__builtin__.bytearray\) and is not"),
     "packed": (lambda: repacked(lambda entries: None, zipfile.ZIP_DEFLATED), "holds more than its size"),
     "tree": (bomb, "holds more than 1,000,000 values"),
@@ -95,8 +101,8 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "predict"])
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("subcommand", ["fit", "predict"])
 def test_a_hostile_checkpoint_is_refused_and_runs_nothing(fit, namemlp, name, subcommand):
     fit(5)
     make, sentence = HOSTILE[name]
@@ -105,3 +111,91 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(fit, namemlp, name, su
     assert re.match(rf"namemlp: error: .*{sentence}", result.err), result.err
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     assert not Path("harm").exists()
+
+
+def test_a_hostile_last_checkpoint_is_not_passed_over(fit, namemlp):
+    fit(5)
+    fit(5)
+    Path("lightning_logs/version_1/checkpoints/last.ckpt").write_bytes(pickle.dumps(Attack()))
+    result = namemlp("validate", "--ckpt_path=last")
+    assert (result.code, result.out) == (2, "")
+    assert "version_1/checkpoints/last.ckpt would run code (posix.system)" in result.err
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize("name", ["pickle", "protocol 2", "memory", "size", "tensor"])
+def test_a_hostile_checkpoint_is_refused_by_the_library(fit, name):
+    fit(5)
+    make, sentence = HOSTILE[name]
+    Path("hostile.ckpt").write_bytes(make())
+    with pytest.raises(UserError, match=sentence):
+        NameModule.load_from_checkpoint("hostile.ckpt")
+    assert not Path("harm").exists()
+
+
+def test_a_module_of_ones_own_is_loaded_without_running_anything(fit):
+    class Own(NameModule):
+        pass
+
+    fit(5)
+    assert Own.load_from_checkpoint(LAST).hparams.hidden_size == 20
+    Path("hostile.ckpt").write_bytes(HOSTILE["protocol 2"][0]())
+    with pytest.raises(UserError, match="would run code"):
+        Own.load_from_checkpoint("hostile.ckpt")
+    assert not Path("harm").exists()
+
+
+def test_an_optimizer_in_a_checkpoint_is_a_torch_optimizer_or_nothing(fit):
+    """Where a model from a checkpoint is trained on in Python, without the command line's own checks."""
+    fit(5)
+    Path("hostile.ckpt").write_bytes(changed(hyper_parameters__optimizer=OPTIMIZER))
+    model = NameModule.load_from_checkpoint("hostile.ckpt")
+    with pytest.raises(UserError, match=r"os\.system is no Optimizer: give a class of torch\.optim"):
+        model.configure_optimizers()
+    assert not Path("harm").exists()
+
+
+# Each would make the file `harm`, by itself or by the module of that name in the current folder.
+CONFIGS = {
+    "tag": "data: !!python/object/apply:os.system ['touch harm']",
+    "optimizer": "optimizer: {class_path: os.system, init_args: {command: touch harm}}",
+    "own optimizer": "optimizer: {class_path: harm.Harm}",
+    "scheduler": "lr_scheduler: {class_path: StepLR, init_args: {step_size: {class_path: harm.Harm}}}",
+    "function": "lr_scheduler: {class_path: LambdaLR, init_args: {lr_lambda: os.system}}",
+    "callback": "trainer: {callbacks: [{class_path: harm.Harm}]}",
+    "callback's function": "trainer: {callbacks: [{class_path: LambdaCallback, init_args: {setup: harm.Harm}}]}",
+    "way round": "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.model_checkpoint.os.system}]}",
+    "logger": "trainer: {logger: {class_path: harm.Harm}}",
+    "profiler": "trainer: {profiler: {class_path: harm.Harm}}",
+    "strategy": "trainer: {strategy: {class_path: harm.Harm}}",
+    "plugin": "trainer: {plugins: [{class_path: harm.Harm}]}",
+    "anything": "data: {path: {class_path: subprocess.Popen, init_args: {args: [touch, harm]}}}",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_names_no_classes_but_those_that_training_needs(namemlp, monkeypatch, name):
+    Path("harm.py").write_text("open('harm', 'w')\nfrom torch.optim import SGD as Harm")
+    monkeypatch.syspath_prepend(".")
+    Path("hostile.yaml").write_text(CONFIGS[name])
+    result = namemlp("fit", "--data.path=names.txt", "--trainer.max_steps=1", "--config=hostile.yaml")
+    assert re.match("namemlp: error: .*(cannot be|not settings)", result.err), result.err
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert not Path("harm").exists()
+
+
+def test_a_script_can_let_configs_name_its_own_classes(folder):
+    """As the README shows it, in a process of its own."""
+    Path("harm.py").write_text(
+        "from lightning import Callback\nclass Greet(Callback):\n    def setup(self, *_, **__): print('hi')"
+    )
+    Path("own.py").write_text(
+        "from jsonargparse import set_parsing_settings\n"
+        "from namemlp.__main__ import main\n\n"
+        'set_parsing_settings(import_path_allowlist=["harm"])\n'
+        "main()\n"
+    )
+    command = [sys.executable, "own.py", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=2"]
+    done = subprocess.run([*command, "--trainer.callbacks=harm.Greet"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("hi\n")

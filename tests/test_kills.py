@@ -28,7 +28,7 @@ RUNS = {  # settings, updates, updates between validations and between checkpoin
     ),
     "momentum": (("--optimizer.momentum=0.9",), 500, 100, 12),
     "AdamW with a schedule": (("--optimizer=AdamW", *SCHEDULE, "--lr_scheduler.total_steps=500"), 500, 100, 10),
-    "two workers": (("--data.num_workers=2",), 250, 50, 5),
+    "two workers": (("--data.num_workers=2",), 150, 50, 4),
 }
 KILLS = 4  # in each run, every other one while a checkpoint is being written
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
@@ -52,7 +52,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(fit, na
         process = PROCESSES.Process(target=command, args=(Path.cwd(), arguments))
         process.start()
         try:
-            for _ in range(chance.randint(2, 9)):
+            for _ in range(chance.randint(2, 6)):
                 wait_for_another(process, last)
             if kill % 2:
                 time.sleep(chance.uniform(0, 0.02))
