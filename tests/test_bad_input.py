@@ -1,0 +1,226 @@
+"""What a user can get wrong: each ends in one sentence on stderr and exit code 2, and leaves nothing behind."""
+
+import io
+import os
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from fsspec import AbstractFileSystem
+
+from namemlp.checkpoint import read_checkpoint
+from namemlp.errors import MAKE_ROOM
+from tests.conftest import SMALL
+
+LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
+GIVE_LIST = "data.path takes a list of names, one a line"
+GIVE_CHECKPOINT = "give another --ckpt_path"
+FILES = {
+    "empty.txt": b"",
+    "blank.txt": b"\xef\xbb\xbf \r\n\t\n",
+    "latin.txt": b"emma\nj\xfcrgen\n",
+    "utf16.txt": "emma".encode("utf-16"),
+    "surrogate.txt": b"emma\nava\n\xed\xa0\x80\n",
+    "nul.txt": b"emma\nav\0a\n",
+    "few.txt": b"emma\nava\n",
+    "one.txt": b"emma\n",
+    "dot.txt": b"emma\na.b\n",
+    "line.txt": b"emma\n" + b"a" * 10_001,
+    "characters.txt": "\n".join(map(chr, range(0x20000, 0x30001))).encode(),
+    "other.yaml": b"- data\n",
+    "empty.yaml": b"",
+    "broken.yaml": b"data: {path: [}",
+    "latin.yaml": b"data: {path: j\xfcrgen}",
+    "nul.yaml": b"\0",
+    "deep.yaml": b"data: " + b"[" * 100_000,
+    "bomb.yaml": b"a: &a [x, x]\nb: &b [*a, *a]",
+    "unknown.yaml": b"model: {hiden_size: 3}",
+    "nothing.yaml": b"model: null\ndata: {}",
+    "number.yaml": b"trainer: 3",
+    "binary.ckpt": bytes(range(256)) * 100,
+}
+TABLE = {
+    # lists
+    "--data.path=none.txt": f"none.txt: no such file; {GIVE_LIST}",
+    "--data.path=.": ". is a folder; data.path takes a file, a list of names, one a line",
+    "--data.path=empty.txt": "empty.txt holds no names: write one a line",
+    "--data.path=blank.txt": "blank.txt holds no names: write one a line",
+    "--data.path=latin.txt": "latin.txt, line 2: not UTF-8; save the list as UTF-8",
+    "--data.path=utf16.txt": "utf16.txt, line 1: not UTF-8; save the list as UTF-8",
+    "--data.path=surrogate.txt": "surrogate.txt, line 3: not UTF-8; save the list as UTF-8",
+    "--data.path=nul.txt": "nul.txt, line 2: a NUL, which no text has; save the list as UTF-8",
+    "--data.path=few.txt": "few.txt has 2 names, too few for a split of [0.8, 0.1, 0.1], which gives 1 / 0 / 1 names: "
+    "add names or change data.split",
+    "--data.path=one.txt": "one.txt has 1 name, too few for a split of [0.8, 0.1, 0.1], which gives 0 / 0 / 1 names: "
+    "add names or change data.split",
+    "--data.path=dot.txt": "dot.txt, line 2: '.' inside a name is not allowed, it marks the end of one",
+    "--data.path=line.txt": "line.txt, line 2: longer than 10,000 characters; write one name a line",
+    "--data.path=characters.txt": "characters.txt: 65,538 different characters are more than a model can have, 65,536",
+    "--data.path=zip://x::few.txt": "zip://x::few.txt cannot be read: File is not a zip file",
+    "--data.path=nosuch://names": "nosuch://names cannot be read: Protocol not known: nosuch",
+    "--data.path=/dev/zero": "/dev/zero, line 1: longer than 10,000 characters; write one name a line",
+    # settings
+    "--data.split=[1,1,1]": "data.split [1.0, 1.0, 1.0] must be three fractions above 0 that add up to 1",
+    "--data.split=[.nan,.5,.5]": "data.split [nan, 0.5, 0.5] must be three fractions above 0 that add up to 1",
+    "--data.batch_size=0": "batch_size is 0: it must be at least 1",
+    "--data.batch_size=.inf": "data.batch_size cannot be inf; give what --help shows",
+    "--data.num_workers=100000": f"data.num_workers is 100000: this machine has {os.cpu_count()} cores, give "
+    f"{max(16, os.cpu_count())} at most",
+    "--data.vocabulary=abc": "vocabulary 'abc' must start with '.' and hold each character once",
+    "--model.context_length=0": "context_length is 0: it must be at least 1",
+    "--model.context_length=three": "model.context_length cannot be three; give what --help shows",
+    "--model.hidden_size=0": "hidden_size is 0: it must be at least 1",
+    "--model.hidden_size=1e99": "model.hidden_size cannot be 1e+99; give what --help shows",
+    "--model.init_seed=-1": "init_seed is -1: it must be from 0 to 2**63 - 1",
+    "--optimizer=Nope": "optimizer cannot be Nope; give a class of torch.optim",
+    "--optimizer=os.system": "optimizer cannot be os.system; give a class of torch.optim",
+    "--optimizer.lr=-1": "the optimizer or its lr_scheduler does not take its settings: Invalid learning rate: -1.0",
+    "--lr_scheduler=Nope": "lr_scheduler cannot be Nope; give a class of torch.optim.lr_scheduler",
+    "--seed_everything=-1": "seed_everything is -1: it must be from 0 to 2**32 - 1",
+    "--checkpoint.every_n_steps=0": "checkpoint.every_n_steps is 0: it must be above 0, or null",
+    "--checkpoint.every_n_minutes=.nan": "checkpoint.every_n_minutes is nan: it must be above 0, or null",
+    "--trainer.max_steps=-5": "`max_steps` must be a non-negative integer or -1 (infinite steps). You passed in -5.",
+    "--trainer.val_check_interval=0": "trainer.val_check_interval is 0: give a number of updates, or "
+    "trainer.limit_val_batches 0",
+    "--trainer.precision=nope": "trainer.precision cannot be nope; give what --help shows",
+    "--trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches is 0: it must be at least 1",
+    "--trainer.overfit_batches=1": "trainer.overfit_batches does not work with this program's data: leave it out",
+    "--trainer.devices=100000": f"trainer.devices is 100000: this machine has {os.cpu_count()} cores, give "
+    f"{max(16, os.cpu_count())} at most",
+    "--trainer.default_root_dir=s3://runs": "trainer.default_root_dir is s3://runs: it must be a folder of this "
+    "machine",
+    # config files
+    "--config=other.yaml": "other.yaml: not settings: - data",
+    "--config=empty.yaml": "empty.yaml: not settings: it is empty",
+    "--config=broken.yaml": "broken.yaml: not settings: while parsing a flow node did not find expected node content "
+    'in "<unicode string>", line 1, column 15',
+    "--config=latin.yaml": "latin.yaml: not settings: not UTF-8: 'utf-8' codec can't decode byte 0xfc in position 14: "
+    "invalid start byte",
+    "--config=nul.yaml": "nul.yaml: not settings: unacceptable character #x0000: control characters are not allowed in "
+    '"<unicode string>", position 0',
+    "--config=deep.yaml": "deep.yaml: not settings: an alias, or more than 20 levels, in line 1",
+    "--config=bomb.yaml": "bomb.yaml: not settings: an alias, or more than 20 levels, in line 2",
+    "--config=unknown.yaml": "Subcommand 'fit' does not accept option 'model.hiden_size'",
+    "--config=nothing.yaml": "model must hold settings: leave it out to have them as they are by default",
+    "--config=number.yaml": "trainer is 3: leave it out to have its settings as they are by default",
+    # checkpoints
+    "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: no such file; give a .ckpt file, or last for the newest run's "
+    "last one",
+    "--ckpt_path=.": "--ckpt_path .: is a folder; give a .ckpt file, or last for the newest run's last one",
+    "--ckpt_path=last": "--ckpt_path last: no run in lightning_logs has a checkpoint; run fit first or give a path",
+    "--ckpt_path=few.txt": f"few.txt is not a checkpoint of namemlp, or it is damaged: {GIVE_CHECKPOINT}",
+    "--ckpt_path=binary.ckpt": f"binary.ckpt is not a checkpoint of namemlp, or it is damaged: {GIVE_CHECKPOINT}",
+    "--ckpt_path=other.ckpt": f"other.ckpt is not a checkpoint of namemlp, or it is damaged: {GIVE_CHECKPOINT}",
+}
+
+
+@pytest.fixture
+def bad_files(folder):
+    for name, content in FILES.items():
+        Path(name).write_bytes(content)
+    torch.save({"state_dict": {}}, "other.ckpt")
+
+
+@pytest.mark.parametrize("argument", TABLE)
+def test_bad_input_is_one_sentence_and_leaves_nothing_behind(bad_files, namemlp, argument):
+    result = namemlp("fit", "--trainer.max_steps=1", argument)
+    assert result.err == f"namemlp: error: {TABLE[argument]}\n"
+    assert (result.code, result.out) == (2, "")
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"], "by zero"),
+        (
+            ["--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=1", "--lr_scheduler.total_steps=3"],
+            "total steps is 3",
+        ),
+        (["--trainer.check_val_every_n_epoch=1"], "`val_check_interval` (5000) must be less than or equal"),
+        (["--optimizer=SparseAdam"], "SparseAdam does not support dense gradients"),
+    ],
+)
+def test_settings_that_fail_in_training_are_one_sentence(namemlp, arguments, message):
+    result = namemlp("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=5", *arguments)
+    assert result.code == 2
+    assert result.err.startswith("namemlp: error: training cannot go on with these settings: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_list_whose_reading_fails_half_way(namemlp):
+    class Line(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell():
+                raise ConnectionResetError("the line is dead")
+            return super().read(100)
+
+    class Host(AbstractFileSystem):
+        def _open(self, path, mode, **_):
+            return Line(b"emma\n" * 100)
+
+    fsspec.register_implementation("host", Host, clobber=True)
+    result = namemlp("fit", "--data.path=host://names.txt")
+    assert (result.code, result.err) == (2, "namemlp: error: host://names.txt cannot be read: the line is dead\n")
+
+
+def test_a_root_folder_that_is_a_file(namemlp):
+    result = namemlp("fit", "--trainer.max_steps=1", "--trainer.default_root_dir=names.txt")
+    sentence = f"names.txt/lightning_logs/version_0 cannot be written (Not a directory): {MAKE_ROOM}"
+    assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
+
+
+@contextmanager
+def as_somebody_else(folder):
+    """Without the rights of root, which may write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for parent in (folder, *folder.parents):
+        parent.chmod(parent.stat().st_mode | 0o011)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("more", [(), ("--ckpt_path=last",)], ids=["new", "resumed"])
+def test_a_log_folder_that_cannot_be_written(fit, namemlp, folder, more):
+    fit(5)
+    before = Path(LAST).read_bytes()
+    for path in (Path("lightning_logs"), Path("lightning_logs/version_0"), Path(LAST).parent):
+        path.chmod(0o555)
+    with as_somebody_else(folder):
+        result = namemlp("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=10", *more)
+    assert result.code == 2
+    assert f" cannot be written (Permission denied): {MAKE_ROOM}" in result.err
+    assert result.err.count("\n") == 1
+    assert Path(LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize("room", [3_000, 15_000, 400_000])
+def test_a_full_disk_leaves_the_checkpoints_before(fit, namemlp, room):
+    """No file may grow beyond some bytes: neither a checkpoint, nor, in the last case, the curves."""
+    fit(5)
+    before = read_checkpoint(Path(LAST))
+    command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=100000"]
+    done = subprocess.run(
+        [*command, "--trainer.val_check_interval=1000", "--trainer.log_every_n_steps=1"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("namemlp: error: lightning_logs/version_0")
+    assert f" cannot be written (File too large): {MAKE_ROOM} ({LAST} is from before)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    now = read_checkpoint(Path(LAST))
+    assert now["global_step"] == before["global_step"] if room < 400_000 else now["global_step"] > 5
+    assert not list(Path(LAST).parent.glob("*.part"))
