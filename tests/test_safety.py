@@ -1,0 +1,226 @@
+"""Nothing is lost: checkpoints in time, damaged files, runs beside each other, changes, weights that diverge."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Callback, Trainer
+from torch import nn
+
+from namemlp import NameModule, NamesDataModule
+from namemlp.callbacks import LastCheckpoint
+from tests.conftest import SMALL, SMALL_LIST, assert_equal, curves
+
+LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
+
+
+def load(run):
+    return torch.load(LAST.format(run), weights_only=True)
+
+
+class Saves(Callback):
+    """At which updates last.ckpt was written."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("at_once", [1, 2500])
+def test_a_checkpoint_every_so_many_updates(folder, at_once):
+    saves = Saves()
+    data = NamesDataModule("names.txt")
+    model = NameModule(data.vocabulary.characters, hidden_size=20, updates_per_block=at_once)
+    settings = dict(max_steps=30, limit_val_batches=0, logger=False)
+    Trainer(callbacks=[saves, LastCheckpoint(every_n_steps=7)], **settings).fit(model, datamodule=data)
+    assert saves.steps == [7, 14, 21, 28, 30]
+
+
+def test_a_checkpoint_every_so_many_minutes(folder):
+    class Slow(Saves):
+        def on_train_batch_start(self, *_):
+            time.sleep(0.02)
+
+    saves = Slow()
+    data = NamesDataModule("names.txt")
+    model = NameModule(data.vocabulary.characters, hidden_size=20)
+    settings = dict(max_steps=30, limit_val_batches=0, logger=False)
+    start = time.monotonic()
+    Trainer(callbacks=[saves, LastCheckpoint(every_n_minutes=0.1 / 60)], **settings).fit(model, datamodule=data)
+    assert 3 < len(saves.steps) <= (time.monotonic() - start) / 0.1 + 1
+    assert saves.steps[-1] == 30
+
+
+def damage(path, how):
+    content = bytearray(Path(path).read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1  # among the weights: torch.load does not notice
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "a bit"])
+def test_last_passes_over_a_damaged_file_and_says_so(fit, namemlp, how):
+    fit(20, "--trainer.val_check_interval=10")
+    whole = load(0)["state_dict"]
+    damage(LAST.format(0), how)
+    result = fit(20, "--trainer.val_check_interval=10", "--ckpt_path=last")
+    [best] = Path("lightning_logs/version_0/checkpoints").glob("best-*.ckpt")
+    sentence = f"{LAST.format(0)} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path"
+    assert result.err == f"namemlp: passed over: {sentence}; taking {best}\n"
+    if "already" in result.out:  # the best one is that of the end
+        assert torch.load(best, weights_only=True)["global_step"] == 20
+    else:
+        assert all(torch.equal(weights, whole[name]) for name, weights in load(0)["state_dict"].items())
+    damage(best, how)
+    damage(LAST.format(0), "cut")
+    assert namemlp("fit", "--ckpt_path=last").err == f"namemlp: error: {sentence}\n"
+
+
+def test_last_goes_back_to_the_run_before_where_a_run_has_nothing_whole(fit):
+    fit(5)
+    fit(5)
+    for path in Path("lightning_logs/version_1/checkpoints").iterdir():
+        damage(path, "cut")
+    assert "already at step 5" in fit(5, "--ckpt_path=last").out
+
+
+def test_runs_that_start_together_have_a_folder_each(folder):
+    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=40"]
+    seeds = range(3)
+    runs = [subprocess.Popen([*command, f"--seed_everything={seed}"], stdout=subprocess.DEVNULL) for seed in seeds]
+    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    folders = sorted(Path("lightning_logs").iterdir())
+    assert [folder.name for folder in folders] == ["version_0", "version_1", "version_2"]
+    trained = [yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] for folder in folders]
+    assert sorted(trained) == list(seeds)
+    for number, seed in enumerate(trained):
+        assert load(number)["datamodule_hyper_parameters"]["seed"] == seed
+        assert len(list(folders[number].glob("events*"))) == 1
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(fit, namemlp):
+    fit(5)
+    command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=1000000"]
+    process = subprocess.Popen([*command, "--model.updates_per_block=1"], stdout=subprocess.PIPE, text=True)
+    try:
+        while "at a time" not in process.stdout.readline():
+            assert process.poll() is None
+        result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10")
+    finally:
+        process.kill()
+        process.communicate()
+    sentence = "lightning_logs/version_0 is in use by another fit: wait until that has ended, or start a new run"
+    assert (result.code, result.err) == (2, f"namemlp: error: {sentence} without --ckpt_path\n")
+    assert load(0)["global_step"] == 5
+    fit(10, "--ckpt_path=last")  # the lock has gone with the process
+
+
+def test_what_has_changed_is_allowed_and_logged(fit):
+    fit(20)
+    Path("other.txt").write_text("\n".join(reversed(SMALL_LIST)))
+    changes = ("--data.path=other.txt", "--data.batch_size=16", "--optimizer=AdamW", "--seed_everything=3")
+    result = fit(40, "--ckpt_path=last", "--allow_changes", *changes)
+    for change in (
+        "seed_everything is 3 here but 2147483647 in",
+        "data.batch_size is 16 here but 32 in",
+        "optimizer.class_path is torch.optim.AdamW here but torch.optim.SGD in",
+        "is not the list that",
+    ):
+        assert f"no longer the exact run: {change}" in result.out or change in result.out
+    assert list(curves("lightning_logs/version_0")["train/loss"]) == list(range(5, 41, 5))
+    assert load(0)["optimizer_states"][0]["state"]  # AdamW's
+    fit(60, "--ckpt_path=last", *changes)  # which are those of the run now
+    assert "allow_changes" not in yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
+
+
+@pytest.mark.parametrize("stop", [5, 12])
+def test_another_learning_rate_is_taken_up_and_the_examples_go_on(fit, stop):
+    fit(stop)
+    fit(24, "--ckpt_path=last", "--allow_changes", "--optimizer.lr=0.001")
+    fit(24)
+    ours, theirs = load(0), load(1)
+    assert ours["optimizer_states"][0]["param_groups"][0]["lr"] == 0.001
+    assert ours["NamesDataModule"] == theirs["NamesDataModule"]
+
+
+def test_the_same_updates_may_go_on_with_other_devices(fit):
+    fit(5)
+    two = ("--data.batch_size=16", "--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.max_steps=11")
+    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, *two, "--ckpt_path=last"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "stopped" not in done.stdout and "error" not in done.stderr, done.stderr
+    fit(11)
+    for name, weights in load(1)["state_dict"].items():
+        torch.testing.assert_close(load(0)["state_dict"][name], weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["2500", "1"])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(fit, namemlp, path):
+    fit(10, f"--model.updates_per_block={path}")
+    before = Path(LAST.format(0)).read_bytes()
+    more = ("--ckpt_path=last", "--allow_changes", "--optimizer.lr=3e38", "--trainer.max_steps=30")
+    result = namemlp("fit", *more, f"--model.updates_per_block={path}")
+    sentence = r"the loss is (nan|inf) at step 1[2-9] with learning rate 3e\+38: give a smaller optimizer.lr"
+    assert re.fullmatch(rf"namemlp: error: {sentence} \({LAST.format(0)} is from before\)\n", result.err), result.err
+    assert result.code == 2
+    assert Path(LAST.format(0)).read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(fit, namemlp):
+    """The loss of the last update was finite, and no validation comes before the checkpoint."""
+    settings = ("--data.path=names.txt", *SMALL, "--trainer.limit_val_batches=0", "--optimizer.lr=1e39")
+    result = namemlp("fit", *settings, "--trainer.max_steps=1")
+    assert result.err == "namemlp: error: the weights are no longer finite at step 1: give a smaller optimizer.lr\n"
+    assert not list(Path("lightning_logs").glob("*/checkpoints/*"))
+
+
+class Dropout(NameModule):
+    """Draws from torch's random generator at every update."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        embedded = self.dropout(self.network.embedding(x).flatten(1))
+        return self.network.output(self.network.hidden(embedded).tanh())
+
+
+def test_resume_is_exact_where_training_draws_random_numbers(folder):
+    def run(stop, ckpt_path=None, seed=1):
+        torch.manual_seed(seed)
+        data = NamesDataModule("names.txt", num_workers=0)
+        model = Dropout(vocabulary=data.vocabulary.characters, hidden_size=20)
+        settings = dict(val_check_interval=7, check_val_every_n_epoch=None, logger=False)
+        Trainer(max_steps=stop, callbacks=LastCheckpoint(), **settings).fit(model, datamodule=data, ckpt_path=ckpt_path)
+        return torch.load("checkpoints/last.ckpt", weights_only=True)
+
+    whole = run(30)
+    run(17)
+    assert_equal(run(30, "checkpoints/last.ckpt", seed=2), whole)
+    assert str(run(30, seed=2)["state_dict"]) != str(whole["state_dict"])
+
+
+@pytest.mark.parametrize("settings", [(), ("--data.num_workers=2",), ("--optimizer=AdamW",)])
+def test_the_same_settings_make_the_same_weights(fit, settings):
+    fit(30, *settings)
+    fit(30, *settings)
+    assert_equal(load(0), load(1))
+    assert curves("lightning_logs/version_0") == curves("lightning_logs/version_1")
+
+
+def test_deterministic_is_honoured(fit):
+    try:
+        fit(5, "--trainer.deterministic=true")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
