@@ -2,6 +2,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -11,6 +12,8 @@ from namemlp.__main__ import main
 # Small settings with which a whole fit takes a moment; an epoch of the list below is 12 updates.
 SMALL = ("--model.hidden_size=20", "--data.batch_size=32", "--trainer.log_every_n_steps=5", "--trainer.accelerator=cpu")
 SMALL_LIST = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "zoë", "Jürgen", "anna-lena", "bo"] * 8
+
+hypothesis.settings.register_profile("many", max_examples=10_000, deadline=None)
 
 
 def curves(run):

@@ -1,11 +1,14 @@
 import hashlib
+import io
 import random
 import re
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,6 +114,66 @@ def test_bad_lists_are_refused(tmp_path, data, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         read_corpus(path)
     assert str(error.value).startswith(path)
+
+
+# What a file may be made of, in any order: line ends, white space, marks, characters of one to four bytes, and rubbish.
+PIECES = [b"\n", b"\r", b"\r\n", b" ", b"\t", b"\xc2\x85", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b".", b"\0", b"a", b"Bo"]
+PIECES += [
+    "é".encode(),
+    "李".encode(),
+    "\U0001f600".encode(),
+    b"\xed\xa0\x80",
+    b"\xff",
+    b"\xc3",
+    b"\x80",
+    b"\xf4\x90\x80\x80",
+]
+
+
+@given(
+    st.binary() | st.text().map(str.encode) | st.lists(st.sampled_from(PIECES)).map(b"".join),
+    st.integers(1, 12) | st.just(2**22),
+)
+def test_any_bytes_are_read_as_a_plain_reader_would_or_refused(tmp_path_factory, data, part):
+    """`pytest tests/test_corpus.py -k any_bytes --hypothesis-profile many` tries 10,000."""
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_bytes(data)
+    try:
+        text = data.decode("utf-8-sig")
+        expected = [name.strip() for name in re.split("\r\n|\r|\n", text) if name.strip()]
+        wrong = "." in text or "\0" in text or not expected
+    except UnicodeDecodeError:
+        wrong = True
+    with mock.patch("namemlp.corpus.PART", part):
+        if not wrong:
+            assert read_corpus(str(path)).names == expected
+            return
+        with pytest.raises(UserError) as error:
+            read_corpus(str(path))
+    assert re.match(rf"{re.escape(str(path))}( holds no names: |, line \d+: )", str(error.value))
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_a_line_without_end_is_refused_when_it_has_gone_too_far(tmp_path, line_end):
+    """And not when a file of any size has been read."""
+    read = []
+
+    class Endless(MemoryFileSystem):
+        def _open(self, path, mode, **_):
+            file = io.BytesIO(b"emma" + line_end + b"ava" + line_end)
+            endless = file.read
+
+            def read_on(size):
+                read.append(size)
+                return endless(size) or b"a" * size
+
+            file.read = read_on
+            return file
+
+    fsspec.register_implementation("endless", Endless, clobber=True)
+    with pytest.raises(UserError, match=r"endless://names\.txt, line 3: longer than 10,000 characters"):
+        read_corpus("endless://names.txt")
+    assert sum(read) <= 2**24
 
 
 def test_missing_file_folder_and_unknown_protocol(tmp_path):
