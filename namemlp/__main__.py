@@ -1,7 +1,9 @@
 """`python -m namemlp` and the console script."""
 
+import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -10,8 +12,8 @@ from namemlp.errors import UserError, fail
 from namemlp.startup import quick_imports
 
 
-def main() -> None:
-    """The console script."""
+def run() -> None:
+    """Do what the command line says."""
     with quick_imports():
         import torch
         from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -40,14 +42,28 @@ def main() -> None:
     threading.excepthook = lambda at: issubclass(at.exc_type, OSError) or threading.__excepthook__(at)
     try:
         NameCLI()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Lightning leaves this to the end of the process, where gloo may abort.
-            torch.distributed.destroy_process_group()
     except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (UserError, MisconfigurationException, OSError) as error:
         fail(" ".join(str(error).split()))
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Lightning leaves this to the end of the process, where threads of gloo that are still in use abort it.
+            gc.collect()
+            torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning has made exit code 1
+            sys.exit(128 + signal.SIGINT)
+        raise
 
 
 if __name__ == "__main__":

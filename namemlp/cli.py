@@ -188,7 +188,7 @@ class NameCLI(LightningCLI):
                 self.trainer.fit(model, **self._from_checkpoint())
         except Interrupted as interrupted:
             if self.trainer.is_global_zero:
-                print(f"stopped at step {self.trainer.global_step:,}; go on with\n  {resume_command(self.last.path)}")
+                print(f"stopped at step {self.trainer.global_step:,}; go on with: {resume_command(self.last.path)}")
             sys.exit(128 + interrupted.signum)
         self._print_metrics("train", "val", "test")
         if self.trainer.is_global_zero and self.last is not None and self.last.saved_step >= 0:

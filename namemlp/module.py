@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 
 from namemlp.blocks import Blocks, more_than_sgd, obstacle, step_schedulers, updates_maker
 from namemlp.checkpoint import read_checkpoint, refuse_hostile_file, trainer_settings
 from namemlp.errors import SMALLER, UserError
+from namemlp.metrics import NameMetrics
 from namemlp.network import NameMLP
 from namemlp.optimizers import SGD, make_optimizer
 from namemlp.randomness import random_states, set_random_states
@@ -73,8 +73,7 @@ class NameModule(LightningModule):
             self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed)
         except RuntimeError as error:
             raise UserError(f"a model of this size cannot be made: {error}") from error
-        # Averages over examples, in which NaN stays NaN (torchmetrics' "disable" would forget the weights).
-        self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy=math.nan) for name in ("loss", "top1", "top5")})
+        self.metrics = NameMetrics()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "blocks": None, "_make_updates": None}  # a copy is not itself in training
@@ -178,13 +177,15 @@ class NameModule(LightningModule):
             self.trainer.should_stop = True  # the Trainer then validates, also where the interval does not end here
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._update_metrics(batch)
+        x, y = batch
+        self.metrics.update(self(x), y)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._update_metrics(batch)
+        x, y = batch
+        self.metrics.update(self(x), y)
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -198,8 +199,8 @@ class NameModule(LightningModule):
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of batches."""
         for x, y in batches:
-            self._update_metrics((x.to(self.device), y.to(self.device)))
-        return self._compute_metrics()
+            self.metrics.update(self(x.to(self.device)), y.to(self.device))
+        return self.metrics.compute()
 
     def configure_optimizers(self) -> Any:
         return make_optimizer(self.parameters(), self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
@@ -224,28 +225,8 @@ class NameModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
 
-    def _update_metrics(self, batch: Batch) -> None:
-        x, y = batch
-        logits = self(x).float()  # (B, V); half precision would round the loss to three digits
-        hits = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (B, 5)
-        values = {
-            "loss": F.cross_entropy(logits, y),
-            "top1": hits[:, 0].float().mean(),
-            "top5": hits.any(1).float().mean(),
-        }
-        for name, value in values.items():
-            self.metrics[name].update(value, weight=len(y))
-
-    def _compute_metrics(self) -> dict[str, float]:
-        values = {name: metric.compute() for name, metric in self.metrics.items()}
-        for metric in self.metrics.values():
-            metric.reset()
-        values["perplexity"] = values["loss"].exp()
-        values["bits_per_character"] = values["loss"] / math.log(2)
-        return {name: value.item() for name, value in values.items()}
-
     def _log_metrics(self, split: str) -> None:
-        values = {f"{split}/{name}": value for name, value in self._compute_metrics().items()}
+        values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
         fitting = self.trainer.state.fn == "fit"
         if fitting and not self.trainer.sanity_checking:
             if not math.isfinite(values["val/loss"]):  # before it is saved as a checkpoint

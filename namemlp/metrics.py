@@ -1,0 +1,37 @@
+"""Loss and accuracy over whole splits."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+
+class NameMetrics(nn.Module):
+    """Averages over examples: loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # NaN stays NaN (torchmetrics' "disable" would forget the weights).
+        self.averages = nn.ModuleDict({name: MeanMetric(nan_strategy=math.nan) for name in ("loss", "top1", "top5")})
+
+    def update(self, logits: Tensor, y: Tensor) -> None:
+        """Take in (B, V) logits and (B,) next characters."""
+        logits = logits.float()  # half precision would round the loss to three digits
+        hits = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (B, 5)
+        values = {
+            "loss": F.cross_entropy(logits, y),
+            "top1": hits[:, 0].float().mean(),
+            "top5": hits.any(1).float().mean(),
+        }
+        for name, value in values.items():
+            self.averages[name].update(value, weight=len(y))
+
+    def compute(self) -> dict[str, float]:
+        """The averages over all that has been taken in, which is then forgotten."""
+        values = {name: metric.compute() for name, metric in self.averages.items()}
+        for metric in self.averages.values():
+            metric.reset()
+        values["perplexity"] = values["loss"].exp()
+        values["bits_per_character"] = values["loss"] / math.log(2)
+        return {name: value.item() for name, value in values.items()}
