@@ -90,13 +90,11 @@ class LastCheckpoint(Checkpoint):
             # more epochs can follow.
             if not trainer.enable_validation:
                 self._save(trainer)
-        elif self._validation_is_next(trainer):
-            pass  # and saves after it
-        elif self._agreed(trainer, self.signum is not None):
+        elif not self._validation_is_next(trainer) and (
+            self.overdue or self._is_due(trainer)
+        ):  # else it comes after it
             self._save(trainer)
-            raise Interrupted(self.signum or signal.SIGTERM)
-        elif self.overdue or self._is_due(trainer):
-            self._save(trainer)
+            self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -105,8 +103,8 @@ class LastCheckpoint(Checkpoint):
             self.overdue = True
             return
         self._save(trainer)
-        if trainer.global_step < self.last_step and self._agreed(trainer, self.signum is not None):
-            raise Interrupted(self.signum or signal.SIGTERM)
+        if trainer.global_step < self.last_step:
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
@@ -132,9 +130,12 @@ class LastCheckpoint(Checkpoint):
     def _is_due(self, trainer: Trainer) -> bool:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             return True
-        if self.every_n_minutes is None:
-            return False
-        return self._agreed(trainer, time.monotonic() - self.saved_at > 60 * self.every_n_minutes)
+        late = self.every_n_minutes is not None and time.monotonic() - self.saved_at > 60 * self.every_n_minutes
+        return self._agreed(trainer, late or self.signum is not None)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self._agreed(trainer, self.signum is not None):
+            raise Interrupted(self.signum or signal.SIGTERM)
 
     @staticmethod
     def _agreed(trainer: Trainer, wanted: bool) -> bool:

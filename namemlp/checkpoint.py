@@ -18,7 +18,9 @@ from namemlp.errors import MAKE_ROOM, UserError
 from namemlp.runs import RUNS, checkpoints
 
 # What pickled tensors and plain values name. All else is refused, also what torch itself takes to be harmless.
-HARMLESS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v[23]|torch \w+Storage|torch u?int\d+")
+HARMLESS = re.compile(
+    r"collections (OrderedDict|Counter)|torch\._utils _rebuild_tensor_v[23]|torch \w+Storage|torch u?int\d+"
+)
 IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 LARGEST = 1_000_000  # values in a checkpoint; ours have some thousand
 WEIGHTS = {"NamesDataModule", "state_dict", "global_step", "pytorch-lightning_version"}
@@ -30,14 +32,10 @@ class Hostile(UserError):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Reads the Trainer's checkpoints by `read_checkpoint`, and writes each so that a kill leaves the one before whole.
-
-    Args:
-        checkpoint: what has already been read and is to be gone on from.
-    """
+    """Reads checkpoints by `read_checkpoint`, and writes each so that a kill leaves the one before whole."""
 
     def __init__(self) -> None:
-        self.checkpoint: dict[str, Any] | None = None
+        self.checkpoint: dict[str, Any] | None = None  # already read; the next that is asked for
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         checkpoint, self.checkpoint = self.checkpoint, None
@@ -203,6 +201,8 @@ def refuse_hostile_values(path: Path, checkpoint: dict[str, Any]) -> None:
                 f"{path} holds {name} as {tuple(weights[name].shape)} but says it is {shape}: give another --ckpt_path"
             )
     for state in checkpoint.get("callbacks", {}).values():
+        if not isinstance(state, dict):
+            continue
         # ModelCheckpoint removes what its state names as its own.
         inside = os.path.normpath(state.get("dirpath") or "") + os.sep
         named = [state.get("kth_best_model_path"), state.get("last_model_path"), *state.get("best_k_models", ())]

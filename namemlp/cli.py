@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint
 from namemlp.checkpoint import CheckpointFiles, open_checkpoint, read_checkpoint, settings_of, trainer_settings
 from namemlp.datamodule import NamesDataModule
-from namemlp.errors import UserError
+from namemlp.errors import UserError, shortened
 from namemlp.failures import told
 from namemlp.module import NameModule
 from namemlp.optimizers import SGD
@@ -24,7 +24,7 @@ from namemlp.progress import StepProgress
 from namemlp.report import log_probabilities, metrics_table, next_steps, resume_command
 from namemlp.resume import check_settings, is_finished
 from namemlp.runs import locked, run_logger
-from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, shortened, trust
+from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, trust
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,11 @@ class UserError(ValueError):
     """A mistake in a file or a setting. Its text is one sentence that names it and the way out."""
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """A text from elsewhere, cut to what a message can hold."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def fail(message: str) -> NoReturn:
     """End the program over such a mistake: one line on stderr, exit code 2."""
     print(f"namemlp: error: {message}", file=sys.stderr)

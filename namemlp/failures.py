@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Trainer
 
 from namemlp.callbacks import LastCheckpoint
-from namemlp.errors import MAKE_ROOM, UserError
+from namemlp.errors import MAKE_ROOM, UserError, shortened
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
@@ -38,9 +38,9 @@ def told(trainer: Trainer, ckpt_path: Path | None, checkpoint: dict[str, Any] | 
         untouched = checkpoint is not None and trainer.global_step == checkpoint["global_step"]
         if RESTORING in modules or (untouched and isinstance(error, LookupError | TypeError)):
             raise UserError(f"{ckpt_path} cannot be gone on from: {error!r}") from error
-        if not modules[-1].startswith(("torch.optim", "lightning")):
+        if not modules[-1].startswith(("torch.optim", "lightning", "jsonargparse")):
             raise
-        raise UserError(f"training cannot go on with these settings: {error}") from error
+        raise UserError(f"training cannot go on with these settings: {shortened(str(error))}") from error
 
 
 def kept(trainer: Trainer) -> str:

@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
-from namemlp.errors import UserError, fail
+from namemlp.errors import UserError, fail, shortened
 
 # What configs/base.yaml sets for the Trainer, so that `namemlp fit` does the same without it.
 TRAINER_DEFAULTS = {
@@ -103,10 +103,6 @@ class NameParser(LightningArgumentParser):
         elif missing := re.fullmatch(r'Key "(\w+)\.\w+" not found in namespace\.', message):
             message = f"{missing[1]} must hold settings: leave it out to have them as they are by default"
         fail(where + message)
-
-
-def shortened(text: str, most: int = 300) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class SaveSettings(SaveConfigCallback):
