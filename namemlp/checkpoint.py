@@ -25,6 +25,9 @@ IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 LARGEST = 1_000_000  # values in a checkpoint; ours have some thousand
 WEIGHTS = {"NamesDataModule", "state_dict", "global_step", "pytorch-lightning_version"}
 TRAINING = {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
+# The Trainer's settings that decide what an update is, and the only ones that a checkpoint may give.
+TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+ENTRIES = re.compile(r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.\w+|\.data/\w+)")  # of a file by torch.save
 
 
 class Hostile(UserError):
@@ -127,7 +130,7 @@ def read_checkpoint(path: Path, fitting: bool = False) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path") from error
     if not whole:
         raise UserError(f"{path} is a checkpoint with parts missing: give another --ckpt_path")
-    if fitting and not checkpoint.keys() >= TRAINING:
+    if fitting and not (checkpoint.keys() >= TRAINING and checkpoint["optimizer_states"]):
         raise UserError(f"{path} has only the weights, which is not enough to train on: give another --ckpt_path")
     return checkpoint
 
@@ -145,8 +148,11 @@ def refuse_hostile_file(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        packed = packed or not all(ENTRIES.fullmatch(entry.filename) for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise Hostile(f"{path} holds more than its size, which torch never writes: give another --ckpt_path")
+            raise Hostile(
+                f"{path} is packed as torch never does, and may hold more than its size: give another --ckpt_path"
+            )
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 refuse_imports(path, archive.read(entry))
@@ -158,6 +164,8 @@ def refuse_imports(path: Path, pickled: bytes) -> None:
     """Refuse a pickle that names anything but what tensors and plain values need."""
     strings = ["", ""]  # the last two, which are what STACK_GLOBAL names unless it has been made to mislead
     for operation, argument, _ in pickletools.genops(pickled):
+        if isinstance(argument, str) and "\0" in argument:  # where torch would take a name to end
+            raise Hostile(f"{path} has a NUL in a name: give another --ckpt_path")
         if "UNICODE" in operation.name:
             strings = [strings[1], argument]
         named = " ".join(strings) if operation.name == "STACK_GLOBAL" else argument or operation.name
@@ -221,15 +229,10 @@ def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     del data["context_length"]  # follows from the model's
     settings.update({f"model.{name}": value for name, value in model.items()})
     settings.update({f"data.{name}": value for name, value in data.items()})
-    settings.update({f"trainer.{name}": value for name, value in checkpoint["trainer"].items()})
+    settings.update({f"trainer.{name}": checkpoint["trainer"][name] for name in TRAINER})
     return settings
 
 
 def trainer_settings(trainer: Trainer) -> dict[str, Any]:
-    """The Trainer's settings that decide what an update is, as plain values."""
-    return {
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "gradient_clip_algorithm": trainer.gradient_clip_algorithm and trainer.gradient_clip_algorithm.value,
-        "precision": trainer.precision,
-    }
+    """What a checkpoint keeps of the Trainer's settings, as plain values."""
+    return {name: getattr(getattr(trainer, name), "value", getattr(trainer, name)) for name in TRAINER}

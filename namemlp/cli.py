@@ -113,12 +113,19 @@ class NameCLI(LightningCLI):
             super().parse_arguments(parser, args)
         elif subcommand != "fit":
             raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, or the path of one")
-        elif settings.optimizer is not None and settings.optimizer.class_path != SGD["class_path"]:
-            # Else another class would take over SGD's defaults, such as a weight decay of 0, where the names agree.
-            self._subcommand_parsers[subcommand].set_defaults(
-                {"optimizer": {"class_path": settings.optimizer.class_path}}
-            )
-            super().parse_arguments(parser, args)
+        else:
+            saved = {"optimizer": SGD}
+        # Else another class would take over what those settings have for it, such as SGD's weight decay of 0.
+        for name, default in saved.items():
+            given = self.config[subcommand].get(name)
+            if (
+                name in ("optimizer", "lr_scheduler")
+                and default
+                and given
+                and given.class_path != default["class_path"]
+            ):
+                self._subcommand_parsers[subcommand].set_defaults({name: {"class_path": given.class_path}})
+                super().parse_arguments(parser, args)
         refuse(self.config[subcommand])
 
     def _parse_ckpt_path(self) -> None:

@@ -89,6 +89,8 @@ def read_corpus(path: str | None = None, lowercase: bool = False, vocabulary: Vo
 
 def _parts(path: str | None, source: str) -> Iterator[bytes]:
     """The content of a file in parts that end where lines end, so that no more than a part need be held as text."""
+    if "reference:" in source:  # a file of that protocol can stand for any number of bytes
+        raise UserError(f"{source}: the protocol reference is not read; data.path takes a list of names, one a line")
     try:
         opened = (files("namemlp") / "names.txt").open("rb") if path is None else fsspec.open(str(path), "rb")
         with opened as file:

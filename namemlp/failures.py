@@ -36,7 +36,7 @@ def told(trainer: Trainer, ckpt_path: Path | None, checkpoint: dict[str, Any] | 
         modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         # What is wrong in a checkpoint shows when it is restored, or at the first step after.
         untouched = checkpoint is not None and trainer.global_step == checkpoint["global_step"]
-        if RESTORING in modules or (untouched and isinstance(error, LookupError | TypeError)):
+        if RESTORING in modules or (untouched and isinstance(error, LookupError | TypeError | ValueError)):
             raise UserError(f"{ckpt_path} cannot be gone on from: {error!r}") from error
         if not modules[-1].startswith(("torch.optim", "lightning", "jsonargparse")):
             raise

@@ -224,6 +224,8 @@ class NameModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
+        if self._trainer is not None:  # else 64-bit weights would be restored as 32-bit ones
+            self.trainer.precision_plugin.convert_module(self)
 
     def _log_metrics(self, split: str) -> None:
         values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning import Trainer
 
-from namemlp.checkpoint import settings_of
+from namemlp.checkpoint import TRAINER, settings_of
 from namemlp.corpus import Corpus
 from namemlp.errors import UserError
 
@@ -16,10 +16,7 @@ ORDER = (
     "seed_everything",
     *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "batch_size", "replacement")),
 )
-UPDATES = (
-    *(f"trainer.{name}" for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")),
-    "trainer.precision",
-)
+UPDATES = tuple(f"trainer.{name}" for name in TRAINER)
 
 
 def check_settings(

@@ -37,6 +37,8 @@ class RunLogger(TensorBoardLogger):
 def run_logger(root: Path, ckpt_path: Path | None, checkpoint: dict[str, Any] | None) -> RunLogger:
     """The logger of a new run below a folder, or of the run that a checkpoint lies in."""
     run = ckpt_path and ckpt_path.parent.parent
+    if run is not None and len(run.parts) < 2:  # as seen from within it
+        run = Path(os.path.abspath(ckpt_path)).parent.parent
     shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
     if run is None or not is_run_folder(run):
         return RunLogger(root, name=RUNS, **shared)

@@ -65,6 +65,23 @@ def changed(**values):
     return file.getvalue()
 
 
+def aliases():
+    """A storage under many names that torch finds the same record by: each would be read again."""
+
+    def change(entries):
+        [pickled] = (name for name in entries if name.endswith("data.pkl"))
+        folder = pickled.removesuffix("data.pkl")
+        content = entries[pickled].replace(b"X\x01\x00\x00\x000q", b"X\x01\x00\x00\x00aq", 1)
+        entries[f"{folder}data/a"] = entries.pop(f"{folder}data/0")
+        entries[pickled] = content
+
+    return repacked(change)
+
+
+def nul():
+    return changed(hyper_parameters__init="notebook\0")
+
+
 def bomb():
     """Forty lists, each of which holds the one before twice: a tree of 2**40."""
     tree = []
@@ -85,7 +102,9 @@ HOSTILE = {
     "protocol 2": (lambda: pickled({"state_dict": Attack()}, 2), r"would run code \(posix.system\) and is not read"),
     "protocol 4": (lambda: pickled({"state_dict": Attack()}, 4), r"would run code \(posix.system\) and is not read"),
     "memory": (lambda: pickled({"state_dict": Reserve()}, 2), r"would run code \(__builtin__.bytearray\) and is not"),
-    "packed": (lambda: repacked(lambda entries: None, zipfile.ZIP_DEFLATED), "holds more than its size"),
+    "packed": (lambda: repacked(lambda entries: None, zipfile.ZIP_DEFLATED), "may hold more than its size"),
+    "aliases": (aliases, "may hold more than its size"),
+    "nul": (nul, "has a NUL in a name"),
     "tree": (bomb, "holds more than 1,000,000 values"),
     "size": (
         lambda: changed(hyper_parameters__hidden_size=10**10),
@@ -110,6 +129,15 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(fit, namemlp, name, su
     result = namemlp(subcommand, "--ckpt_path=hostile.ckpt")
     assert re.match(rf"namemlp: error: .*{sentence}", result.err), result.err
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert not Path("harm").exists()
+
+
+def test_a_checkpoint_sets_nothing_of_the_trainer_but_what_an_update_is(fit, namemlp):
+    fit(5)
+    everywhere = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "harm", "every_n_train_steps": 1}}
+    Path("hostile.ckpt").write_bytes(changed(trainer__callbacks=[everywhere], trainer__default_root_dir="harm"))
+    assert namemlp("fit", "--ckpt_path=hostile.ckpt", "--trainer.max_steps=7").code == 0
+    assert namemlp("validate", "--ckpt_path=hostile.ckpt").code == 0
     assert not Path("harm").exists()
 
 

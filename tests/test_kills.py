@@ -20,17 +20,16 @@ from tests.conftest import SMALL, assert_equal, curves
 
 SCHEDULE = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1")
 BUNDLED = "--data.path=null"  # epochs of 5,730 updates; those of the small list have 12
-RUNS = {  # settings, updates, updates between validations and between checkpoints
-    "blocks": ((BUNDLED,), 15_000, 3_000, 400),
+RUNS = {  # settings, updates, updates between validations and between checkpoints, kills
+    "blocks": ((BUNDLED,), 15_000, 3_000, 400, 4),
     "blocks, with replacement and a schedule": (
         (BUNDLED, "--data.replacement=true", *SCHEDULE, "--lr_scheduler.total_steps=9000"),
-        *(9_000, 2_000, 200),
+        *(9_000, 2_000, 200, 3),
     ),
-    "momentum": (("--optimizer.momentum=0.9",), 500, 100, 12),
-    "AdamW with a schedule": (("--optimizer=AdamW", *SCHEDULE, "--lr_scheduler.total_steps=500"), 500, 100, 10),
-    "two workers": (("--data.num_workers=2",), 150, 50, 4),
+    "momentum": (("--optimizer.momentum=0.9",), 500, 100, 12, 6),
+    "AdamW with a schedule": (("--optimizer=AdamW", *SCHEDULE, "--lr_scheduler.total_steps=500"), 500, 100, 10, 5),
+    "two workers": (("--data.num_workers=2",), 150, 50, 4, 2),
 }
-KILLS = 4  # in each run, every other one while a checkpoint is being written
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 PROCESSES = multiprocessing.get_context("forkserver")  # each is forked off one that has nothing but imported namemlp
 PROCESSES.set_forkserver_preload(["namemlp.cli"])
@@ -38,7 +37,7 @@ PROCESSES.set_forkserver_preload(["namemlp.cli"])
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(fit, name):
-    settings, steps, validation, every = RUNS[name]
+    settings, steps, validation, every, kills = RUNS[name]
     settings = (*settings, f"--trainer.val_check_interval={validation}", f"--checkpoint.every_n_steps={every}")
     fit(steps, *settings)
 
@@ -48,13 +47,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(fit, na
     unfinished = last.with_name("last.ckpt.part")
     chance = random.Random(name)
     story = []
-    for kill in range(KILLS):
+    for kill in range(kills):
         process = PROCESSES.Process(target=command, args=(Path.cwd(), arguments))
         process.start()
         try:
             for _ in range(chance.randint(2, 6)):
                 wait_for_another(process, last)
-            if kill % 2:
+            if kill % 2:  # every other one while a checkpoint is being written
                 time.sleep(chance.uniform(0, 0.02))
             else:
                 wait_for_another(process, unfinished)

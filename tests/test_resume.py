@@ -34,6 +34,7 @@ def final(run):
         (),
         ("--data.replacement=true",),
         ("--optimizer.momentum=0.9",),
+        ("--trainer.precision=64-true", "--lr_scheduler=MultiStepLR", "--lr_scheduler.milestones=[7,20]"),
         (
             "--optimizer=AdamW",
             "--lr_scheduler=OneCycleLR",
@@ -41,7 +42,7 @@ def final(run):
             "--lr_scheduler.total_steps=99",
         ),
     ],
-    ids=["sgd", "replacement", "momentum", "adamw-onecycle"],
+    ids=["sgd", "replacement", "momentum", "64-bit", "adamw-onecycle"],
 )
 def test_resume_is_exact(fit, stop, settings):
     fit(40, *settings)

@@ -93,6 +93,17 @@ def test_last_goes_back_to_the_run_before_where_a_run_has_nothing_whole(fit):
     assert "already at step 5" in fit(5, "--ckpt_path=last").out
 
 
+def test_a_run_goes_on_in_its_folder_wherever_it_is_seen_from(fit, monkeypatch):
+    fit(5)
+    names = Path("names.txt").absolute()
+    for folder, path in (("lightning_logs/version_0/checkpoints", "last.ckpt"), ("..", "checkpoints/last.ckpt")):
+        monkeypatch.chdir(folder)
+        step = torch.load(path, weights_only=True)["global_step"]
+        fit(step + 5, f"--ckpt_path={path}", f"--data.path={names}")
+        assert torch.load(path, weights_only=True)["global_step"] == step + 5
+        assert not Path("lightning_logs").exists()
+
+
 def test_runs_that_start_together_have_a_folder_each(folder):
     command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=40"]
     seeds = range(3)
@@ -138,6 +149,7 @@ def test_what_has_changed_is_allowed_and_logged(fit):
         assert f"no longer the exact run: {change}" in result.out or change in result.out
     assert list(curves("lightning_logs/version_0")["train/loss"]) == list(range(5, 41, 5))
     assert load(0)["optimizer_states"][0]["state"]  # AdamW's
+    assert load(0)["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 0.01  # and not SGD's
     fit(60, "--ckpt_path=last", *changes)  # which are those of the run now
     assert "allow_changes" not in yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
 
