@@ -116,14 +116,9 @@ class NameCLI(LightningCLI):
         else:
             saved = {"optimizer": SGD}
         # Else another class would take over what those settings have for it, such as SGD's weight decay of 0.
-        for name, default in saved.items():
-            given = self.config[subcommand].get(name)
-            if (
-                name in ("optimizer", "lr_scheduler")
-                and default
-                and given
-                and given.class_path != default["class_path"]
-            ):
+        for name in ("optimizer", "lr_scheduler"):
+            given, before = self.config[subcommand].get(name), saved.get(name)
+            if given and before and given.class_path != before["class_path"]:
                 self._subcommand_parsers[subcommand].set_defaults({name: {"class_path": given.class_path}})
                 super().parse_arguments(parser, args)
         refuse(self.config[subcommand])
@@ -205,9 +200,7 @@ class NameCLI(LightningCLI):
 
     def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
         with self._told():
-            self.trainer.validate(
-                model, datamodule=datamodule, ckpt_path=self.ckpt_path, weights_only=True, verbose=False
-            )
+            self.trainer.validate(model, verbose=False, **self._from_checkpoint())
         self._print_metrics("val")
 
     def test(self, model: NameModule, datamodule: NamesDataModule) -> None:

@@ -166,7 +166,8 @@ class NameModule(LightningModule):
         if not finite:
             i = losses.isfinite().tolist().index(False) if len(losses) > 1 else 0
             step = self.trainer.global_step + 1 + i
-            raise UserError(f"the loss is {losses[i]:.3g} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
+            loss = math.nan if losses[i].isfinite() else losses[i].item()  # it may be that of another process
+            raise UserError(f"the loss is {loss} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
 
     def on_train_end(self) -> None:
         if self.blocks:
@@ -212,10 +213,8 @@ class NameModule(LightningModule):
         Raises:
             UserError: it is damaged, is not such a checkpoint, or is made to do harm.
         """
-        if cls is NameModule:
-            read_checkpoint(Path(checkpoint_path))
-        else:
-            refuse_hostile_file(Path(checkpoint_path))
+        check = read_checkpoint if cls is NameModule else refuse_hostile_file  # the shapes are of a NameMLP
+        check(Path(checkpoint_path))
         return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
