@@ -205,22 +205,28 @@ def test_a_log_folder_that_cannot_be_written(fit, namemlp, folder, more):
     assert Path(LAST).read_bytes() == before
 
 
-@pytest.mark.parametrize("room", [3_000, 15_000, 400_000])
-def test_a_full_disk_leaves_the_checkpoints_before(fit, namemlp, room):
-    """No file may grow beyond some bytes: neither a checkpoint, nor, in the last case, the curves."""
+@pytest.mark.parametrize(
+    ("room", "settings", "file"),
+    [
+        (15_000, ("--trainer.val_check_interval=1000",), "checkpoints/best-step1000-loss"),
+        (15_000, ("--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=10"), "checkpoints/last.ckpt"),
+        (400_000, ("--trainer.val_check_interval=1000", "--trainer.log_every_n_steps=1"), ""),  # the curves
+    ],
+)
+def test_a_full_disk_leaves_the_checkpoints_before(fit, room, settings, file):
+    """No file may grow beyond some bytes."""
     fit(5)
-    before = read_checkpoint(Path(LAST))
-    command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=100000"]
+    command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=100000", *settings]
     done = subprocess.run(
-        [*command, "--trainer.val_check_interval=1000", "--trainer.log_every_n_steps=1"],
+        command,
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("namemlp: error: lightning_logs/version_0")
+    assert done.stderr.startswith(f"namemlp: error: {Path('lightning_logs/version_0') / file}")
     assert f" cannot be written (File too large): {MAKE_ROOM} ({LAST} is from before)" in done.stderr
     assert done.stderr.count("\n") == 1
-    now = read_checkpoint(Path(LAST))
-    assert now["global_step"] == before["global_step"] if room < 400_000 else now["global_step"] > 5
+    step = read_checkpoint(Path(LAST))["global_step"]
+    assert step == 5 if file else step > 5
     assert not list(Path(LAST).parent.glob("*.part"))
