@@ -83,7 +83,7 @@ def check_settings(
         raise UserError(f"{shape[0]}, whose weights have that shape: set it to that, or train a new model")
     if optimizer:
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
-    if order:
+    if fitting and order:
         begin_epoch(checkpoint)
     return changes
 

@@ -15,6 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from namemlp import NameModule
+from namemlp.checkpoint import TRAINING
 from namemlp.settings import SUBCOMMANDS
 from tests.conftest import SMALL, SMALL_LIST, curves
 
@@ -364,8 +365,11 @@ def test_a_folder_that_fit_did_not_make_is_left_alone(fit, namemlp):
 def test_a_checkpoint_of_weights_alone_can_be_looked_at_but_not_trained_on(fit, namemlp):
     fit(5)
     checkpoint = torch.load(LAST.format(0), weights_only=True)
-    torch.save({k: v for k, v in checkpoint.items() if k not in ("optimizer_states", "lr_schedulers")}, "weights.ckpt")
+    torch.save({k: v for k, v in checkpoint.items() if k not in TRAINING}, "weights.ckpt")
     assert namemlp("validate", "--ckpt_path=weights.ckpt").code == 0
+    Path("names.txt").write_text("\n".join(sorted(SMALL_LIST)))
+    assert namemlp("validate", "--ckpt_path=weights.ckpt", "--allow_changes").code == 0
+    Path("names.txt").write_text("\n".join(SMALL_LIST), encoding="utf-8")
     result = namemlp("fit", "--ckpt_path=weights.ckpt", "--trainer.max_steps=10")
     sentence = "weights.ckpt has only the weights, which is not enough to train on: give another --ckpt_path"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
