@@ -121,6 +121,8 @@ def read_checkpoint(path: Path, fitting: bool = False) -> dict[str, Any]:
         loader = checkpoint["NamesDataModule"]["train_loader"]
         counts = [checkpoint["global_step"], loader["batches_read"], loader["update_size"]]
         whole = checkpoint.keys() >= WEIGHTS and isinstance(checkpoint["NamesDataModule"]["corpus"], str)
+        known = checkpoint.get("known_names", torch.zeros(0, dtype=torch.int32))
+        whole = whole and known.dtype == torch.int32 and known.dim() == 1
         whole = whole and all(type(count) is int and 0 <= count < 2**63 for count in counts)
     except Hostile:
         raise

@@ -1,36 +1,35 @@
-"""The command line: `python -m namemlp fit|validate|test|predict`."""
+"""The command line: `python -m namemlp fit|validate|test|predict|sample|…`."""
 
 import logging
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
-from namemlp.callbacks import BestCheckpoint, Interrupted, LastCheckpoint
-from namemlp.checkpoint import CheckpointFiles, open_checkpoint, read_checkpoint, settings_of, trainer_settings
+from namemlp import sweep
+from namemlp.callbacks import BestCheckpoint, LastCheckpoint
+from namemlp.checkpoint import CheckpointFiles, open_checkpoint, settings_of, trainer_settings
+from namemlp.commands import COMMANDS, Run
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, shortened
-from namemlp.failures import told
 from namemlp.module import NameModule
 from namemlp.optimizers import SGD
 from namemlp.progress import StepProgress
-from namemlp.report import log_probabilities, metrics_table, next_steps, resume_command
-from namemlp.resume import check_settings, is_finished
-from namemlp.runs import locked, run_logger
+from namemlp.resume import check_settings
+from namemlp.runs import run_logger
 from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, trust
 
 log = logging.getLogger(__name__)
 
 
 class NameCLI(LightningCLI):
-    """fit, validate, test and predict; `--ckpt_path last` is the newest run's last checkpoint.
+    """The subcommands; `--ckpt_path last` is the newest run's last checkpoint.
 
     A checkpoint's own settings are the defaults of whatever is done with it, so that it is enough by itself.
     """
@@ -46,28 +45,29 @@ class NameCLI(LightningCLI):
             parser_class=NameParser,
             load_from_checkpoint_support=False,  # NameModule keeps what it needs in its checkpoints itself
             auto_configure_optimizers=False,
-            parser_kwargs={
-                "prog": "namemlp",
-                "description": "Train and use character-level name models.",
-                **{name: {"description": text} for name, text in SUBCOMMANDS.items()},
-            },
+            parser_kwargs={"prog": "namemlp", "description": "Train and use character-level name models."},
         )
 
-    def setup_parser(self, *args: Any) -> None:
-        super().setup_parser(*args)
-        for listed in self.parser._subcommands_action._choices_actions:
-            listed.help = SUBCOMMANDS[listed.dest]  # instead of the first line that Lightning has for it
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        self._subcommand_parsers = {}
+        listed = parser.add_subcommands()
+        [asked] = sys.argv[1:2] or [None]
+        for name, description in SUBCOMMANDS.items():
+            subparser = self._subcommand_parsers[name] = self.init_parser(description=description)
+            if asked not in SUBCOMMANDS or asked == name:  # the arguments of the others would take a tenth of a second
+                self._add_arguments_of(name, subparser)
+            listed.add_subcommand(name, subparser, help=description)
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The subcommands, each with the Trainer's arguments that are not for the user to give."""
-        ours = {"model", "datamodule", "ckpt_path", "weights_only"}
-        return {
-            "fit": ours | {"train_dataloaders", "val_dataloaders"},
-            "validate": ours | {"dataloaders", "verbose"},
-            "test": ours | {"dataloaders", "verbose"},
-            "predict": ours | {"dataloaders", "return_predictions"},
-        }
+    def _add_arguments_of(self, subcommand: str, parser: LightningArgumentParser) -> None:
+        if subcommand not in COMMANDS:
+            self._add_arguments(parser)
+            return
+        parser.add_function_arguments(COMMANDS[subcommand], as_group=False)
+        if subcommand == "sample":
+            parser.add_method_arguments(NameModule, "sample", as_group=False)
+        for action in parser._actions:
+            if getattr(action, "_typehint", None) is bool:
+                action.nargs, action.const = "?", True  # --novel is --novel true
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -102,6 +102,8 @@ class NameCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         subcommand = self.config.subcommand
+        if subcommand in COMMANDS:
+            return
         settings = self.config[subcommand]
         self.ckpt_path = self.checkpoint = None
         if settings.ckpt_path is not None:
@@ -111,7 +113,7 @@ class NameCLI(LightningCLI):
             self._subcommand_parsers[subcommand].check(saved, self.ckpt_path)
             self._subcommand_parsers[subcommand].set_defaults(saved)
             super().parse_arguments(parser, args)
-        elif subcommand != "fit":
+        elif subcommand not in ("fit", "lr_find"):
             raise UserError(f"{subcommand} needs a checkpoint: --ckpt_path last, or the path of one")
         else:
             saved = {"optimizer": SGD}
@@ -126,10 +128,23 @@ class NameCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let the checkpoint win over the command line; see parse_arguments."""
 
+    def _set_seed(self) -> None:
+        if self.subcommand not in COMMANDS:
+            super()._set_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in COMMANDS:
+            settings = self.config[subcommand].as_dict()
+            COMMANDS[subcommand](**{name: value for name, value in settings.items() if name != "config"})
+        else:
+            run = Run(self.trainer, self.model, self.datamodule, self.ckpt_path, self.checkpoint, self.best, self.last)
+            getattr(run, subcommand)()
+
     def instantiate_classes(self) -> None:
-        fitting = self.subcommand == "fit"
-        logger = self.config[self.subcommand].trainer.logger
-        if not fitting or logger is False:
+        if self.subcommand in COMMANDS:
+            return
+        fitting = self.subcommand == "fit" and self.config.fit.trainer.logger is not False
+        if not (fitting or self.subcommand == "lr_find"):
             self.save_config_callback = None
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
         try:
@@ -161,10 +176,12 @@ class NameCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
-        logger = settings.logger
-        if logger is None or logger is True:
-            logger = fitting and run_logger(Path(settings.default_root_dir or "."), self.ckpt_path, self.checkpoint)
+        logger, root = settings.logger, Path(settings.default_root_dir or ".")
         callbacks = settings.callbacks or []
+        if self.subcommand == "lr_find":
+            logger, callbacks, kwargs = sweep.SweepLogger(root), [], {**kwargs, **sweep.TRAINER}
+        elif logger is None or logger is True:
+            logger = fitting and run_logger(root, self.ckpt_path, self.checkpoint)
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress())
@@ -172,62 +189,9 @@ class NameCLI(LightningCLI):
         if settings.enable_checkpointing is not False and fitting:
             self.best, self.last = BestCheckpoint(), LastCheckpoint(**self._get(self.config_init, "checkpoint"))
             callbacks += [self.best, self.last]
+        if isinstance(logger, TensorBoardLogger):
+            from namemlp.inspection import Inspection  # not above: TensorBoard's formats take a tenth of a second
+
+            callbacks.append(Inspection())
         self.files = CheckpointFiles()
         return super().instantiate_trainer(logger=logger, callbacks=callbacks, plugins=[self.files], **kwargs)
-
-    def fit(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        # What these refuse is refused before there is a run folder.
-        datamodule.setup("fit")
-        model.configure_optimizers()
-        if self.ckpt_path is not None and is_finished(self.checkpoint, self.trainer, len(datamodule.train_set)):
-            print(f"already at step {self.checkpoint['global_step']:,}: give a larger --trainer.max_steps to train on")
-            return
-        try:
-            with self._told(), locked(self.trainer):
-                step = self.checkpoint and self.checkpoint["global_step"]
-                if self.ckpt_path is not None and read_checkpoint(self.ckpt_path)["global_step"] != step:
-                    raise UserError(f"{self.ckpt_path} has just been written by another fit: start again")
-                self.trainer.fit(model, **self._from_checkpoint())
-        except Interrupted as interrupted:
-            if self.trainer.is_global_zero:
-                print(f"stopped at step {self.trainer.global_step:,}; go on with: {resume_command(self.last.path)}")
-            sys.exit(128 + interrupted.signum)
-        self._print_metrics("train", "val", "test")
-        if self.trainer.is_global_zero and self.last is not None and self.last.saved_step >= 0:
-            by_epochs = self.trainer.max_epochs not in (None, -1)
-            steps = next_steps(self.last.path, self.best.best_model_path, self.trainer.global_step, by_epochs)
-            print(f"\n{steps}")
-
-    def validate(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        with self._told():
-            self.trainer.validate(model, verbose=False, **self._from_checkpoint())
-        self._print_metrics("val")
-
-    def test(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        with self._told():
-            self.trainer.test(model, verbose=False, **self._from_checkpoint())
-        self._print_metrics("train", "val", "test")
-
-    def predict(self, model: NameModule, datamodule: NamesDataModule) -> None:
-        """Print each name of the list with its log-probability (in nats), one a line."""
-        with self._told():
-            batches = self.trainer.predict(model, **self._from_checkpoint())
-        corpus = datamodule.corpus
-        if sum(map(len, batches or [])) != len(corpus.ids):
-            raise UserError("predict needs the whole list: leave out limit_predict_batches and fast_dev_run")
-        if self.trainer.is_global_zero:
-            sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
-            sys.stdout.writelines(log_probabilities(corpus, torch.cat(batches)))
-
-    def _from_checkpoint(self) -> dict[str, Any]:
-        return dict(datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
-
-    def _told(self) -> AbstractContextManager:
-        return told(self.trainer, self.ckpt_path, self.checkpoint)
-
-    def _print_metrics(self, *splits: str) -> None:
-        """The metrics of the model as it is now over whole splits."""
-        sets = {split: getattr(self.datamodule, f"{split}_set") for split in splits}
-        metrics = {split: self.model.evaluate(self.datamodule.evaluation_loader(sets[split])) for split in splits}
-        if self.trainer.is_global_zero:
-            print(f"\n{metrics_table(metrics, {split: len(sets[split]) for split in splits})}")

@@ -1,7 +1,7 @@
 """Read and check a list of names, split it, and lay it out as one flat stream of ids."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -37,6 +37,24 @@ class Corpus:
     sizes: np.ndarray
     vocabulary: Vocabulary
     source: str
+
+    @classmethod
+    def of(cls, names: Sequence[str], vocabulary: Vocabulary) -> "Corpus":
+        """These names, which may be empty.
+
+        Raises:
+            UserError: one has an end mark, or characters that the vocabulary does not have; they are shown.
+        """
+        for name in names:
+            if END in name:
+                raise UserError(f"{name!r}: {END!r} inside a name is not allowed, it marks the end of one")
+        try:
+            ids = vocabulary.encode(END.join([*names, ""])).numpy().astype(vocabulary.dtype)
+        except UserError:
+            for name in names:
+                vocabulary.encode(name)  # names the one
+            raise
+        return cls(ids, np.array([len(name) + 1 for name in names], dtype=np.int64), vocabulary, "these names")
 
     def __len__(self) -> int:
         return len(self.sizes)

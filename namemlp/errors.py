@@ -12,6 +12,10 @@ class UserError(ValueError):
     """A mistake in a file or a setting. Its text is one sentence that names it and the way out."""
 
 
+class Diverged(UserError):
+    """A loss that is not finite."""
+
+
 def shortened(text: str, most: int = 300) -> str:
     """A text from elsewhere, cut to what a message can hold."""
     return text if len(text) <= most else f"{text[:most]}…"

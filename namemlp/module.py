@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor
@@ -13,11 +14,13 @@ from torch.nn import functional as F
 
 from namemlp.blocks import Blocks, more_than_sgd, obstacle, step_schedulers, updates_maker
 from namemlp.checkpoint import read_checkpoint, refuse_hostile_file, trainer_settings
-from namemlp.errors import SMALLER, UserError
+from namemlp.datamodule import NamesDataModule
+from namemlp.errors import SMALLER, Diverged, UserError
 from namemlp.metrics import NameMetrics
 from namemlp.network import NameMLP
-from namemlp.optimizers import SGD, make_optimizer
+from namemlp.optimizers import SGD, make_optimizer, step_plateau_schedulers
 from namemlp.randomness import random_states, set_random_states
+from namemlp.sampling import Generation, digests
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import TrainingLoader
 
@@ -25,7 +28,7 @@ log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
 
-class NameModule(LightningModule):
+class NameModule(Generation, LightningModule):
     """A `NameMLP` with cross-entropy, its metrics and an optimizer.
 
     Everything that builds the model again is kept in its checkpoints: `NameModule.load_from_checkpoint(path)`.
@@ -74,6 +77,7 @@ class NameModule(LightningModule):
         except RuntimeError as error:
             raise UserError(f"a model of this size cannot be made: {error}") from error
         self.metrics = NameMetrics()
+        self.known_names = np.zeros(0, np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "blocks": None, "_make_updates": None}  # a copy is not itself in training
@@ -85,6 +89,8 @@ class NameModule(LightningModule):
         if self._random_states is not None:
             set_random_states(self._random_states)
             self._random_states = None
+        if isinstance(self.trainer.datamodule, NamesDataModule):
+            self.known_names = np.union1d(self.known_names, digests(self.trainer.datamodule.corpus))
         loop = self.trainer.fit_loop
         if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
             loop.reset_restart_stage()  # a new epoch begins, which the Trainer would not count
@@ -167,7 +173,7 @@ class NameModule(LightningModule):
             i = losses.isfinite().tolist().index(False) if len(losses) > 1 else 0
             step = self.trainer.global_step + 1 + i
             loss = math.nan if losses[i].isfinite() else losses[i].item()  # it may be that of another process
-            raise UserError(f"the loss is {loss} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
+            raise Diverged(f"the loss is {loss} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
 
     def on_train_end(self) -> None:
         if self.blocks:
@@ -220,9 +226,11 @@ class NameModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trainer"] = trainer_settings(self.trainer)
         checkpoint["random_states"] = random_states(self.device)
+        checkpoint["known_names"] = torch.from_numpy(self.known_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
+        self.known_names = checkpoint.get("known_names", torch.zeros(0, dtype=torch.int32)).numpy()
         if self._trainer is not None:  # else 64-bit weights would be restored as 32-bit ones
             self.trainer.precision_plugin.convert_module(self)
 
@@ -234,17 +242,8 @@ class NameModule(LightningModule):
                 step = self.trainer.global_step
                 loss = f"val/loss is {values['val/loss']:.3g} at step {step:,}"
                 raise UserError(f"{loss} with learning rate {self._rate():g}: {SMALLER}")
-            self._step_plateau_schedulers(values)
+            step_plateau_schedulers(self.trainer, values)
             # By log_dict the x axis would count batches; its "step" metric would mislead the names of checkpoints.
             for logger in self.loggers:
                 logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, self.trainer.global_step)
         self.log_dict(values, logger=False if fitting else None, sync_dist=True)
-
-    def _step_plateau_schedulers(self, metrics: dict[str, float]) -> None:
-        """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed."""
-        for config in self.trainer.lr_scheduler_configs:
-            if not config.reduce_on_plateau:
-                continue
-            if config.monitor not in metrics:
-                raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
-            config.scheduler.step(metrics[config.monitor])

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -42,3 +43,17 @@ def imported_class(settings: dict[str, Any], base: type) -> type:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{settings['class_path']} is no {base.__name__}: give a class of torch.optim")
     return found
+
+
+def step_plateau_schedulers(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed.
+
+    Raises:
+        UserError: a schedule follows a metric that there is not.
+    """
+    for config in trainer.lr_scheduler_configs:
+        if not config.reduce_on_plateau:
+            continue
+        if config.monitor not in metrics:
+            raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
+        config.scheduler.step(metrics[config.monitor])

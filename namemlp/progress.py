@@ -6,18 +6,21 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class StepProgress(ProgressBar):
-    """One bar over all updates of a run, with loss and speed; on anything but a terminal, a line a validation."""
+    """One bar over all updates of a run, with losses, speed and time left; where there is no terminal, a line a
+    validation."""
 
     REFRESH = 0.2  # seconds
 
     def __init__(self) -> None:
         super().__init__()
         self.enabled = True
-        self.bar = None
+        self.bar: Progress | None = None
+        self.start: tuple[float, int] | None = None  # when, and at which step
         self.due = 0.0
 
     def disable(self) -> None:
@@ -40,37 +43,42 @@ class StepProgress(ProgressBar):
         print(f"{parameters:,} parameters on {pl_module.device}, run folder {self.folder}", flush=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.bar is not None or not self.enabled:
+        if self.start is not None or not self.enabled:
             return
-        steps = trainer.estimated_stepping_batches
-        self.bar = tqdm(
-            total=None if steps == float("inf") else int(steps),
-            initial=trainer.global_step,
-            unit=" steps",
-            dynamic_ncols=True,
-            smoothing=0,
-            file=sys.stdout,
-            disable=not sys.stdout.isatty(),
-        )
         self.start = time.monotonic(), trainer.global_step
+        if sys.stdout.isatty():
+            last = trainer.estimated_stepping_batches
+            steps = f"{{task.completed:,}}/{last:,.0f} steps" if last < float("inf") else "{task.completed:,} steps"
+            self.bar = Progress(
+                BarColumn(bar_width=None),
+                TextColumn(steps, style="progress.percentage"),
+                TextColumn("{task.fields[told]}"),
+                TimeRemainingColumn(),
+                console=Console(file=sys.stdout),
+                auto_refresh=False,
+                expand=True,
+            )
+            total = int(last) if last < float("inf") else None
+            self.task = self.bar.add_task("", total=total, completed=trainer.global_step, told="")
+            self.bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.loss = outputs["loss"]
-        if self.enabled and time.monotonic() >= self.due:
+        if self.bar is not None and time.monotonic() >= self.due:
             self._refresh(trainer)
             self.due = time.monotonic() + self.REFRESH
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.bar is None or trainer.sanity_checking:
+        if self.start is None or trainer.sanity_checking:
             return
-        self._refresh(trainer)
-        if self.bar.disable:
-            seconds = time.monotonic() - self.start[0]
-            speed = (trainer.global_step - self.start[1]) / seconds
-            losses = f"loss {self._loss(trainer):.4f}, val/loss {trainer.callback_metrics['val/loss']:.4f}"
-            print(f"step {trainer.global_step:,}: {losses}, {speed:,.0f} steps/s", flush=True)
+        if self.bar is not None:
+            self._refresh(trainer)
+        else:
+            steps_left = trainer.estimated_stepping_batches - trainer.global_step
+            left = f", {clock(steps_left / self._speed(trainer))} left" if 0 < steps_left < float("inf") else ""
+            print(f"step {trainer.global_step:,}: {self._told(trainer)}{left}", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close(trainer)
@@ -78,18 +86,30 @@ class StepProgress(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close(trainer)
 
-    def _loss(self, trainer: Trainer) -> float:
-        return self.loss.item() * trainer.accumulate_grad_batches  # by which the Trainer has divided it
+    def _told(self, trainer: Trainer) -> str:
+        loss = self.loss.item() * trainer.accumulate_grad_batches  # by which the Trainer has divided it
+        told = [f"loss {loss:.4f}"]
+        if "val/loss" in trainer.callback_metrics:
+            told.append(f"val/loss {trainer.callback_metrics['val/loss']:.4f}")
+        return ", ".join([*told, f"{self._speed(trainer):,.0f} steps/s"])
+
+    def _speed(self, trainer: Trainer) -> float:
+        """Updates a second since the run, or this part of it, began; validations included."""
+        when, step = self.start
+        return (trainer.global_step - step) / max(time.monotonic() - when, 1e-9)
 
     def _refresh(self, trainer: Trainer) -> None:
-        losses = {"loss": f"{self._loss(trainer):.3f}"}
-        if "val/loss" in trainer.callback_metrics:
-            losses["val/loss"] = f"{trainer.callback_metrics['val/loss']:.4f}"
-        self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(trainer.global_step - self.bar.n)
+        self.bar.update(self.task, completed=trainer.global_step, told=self._told(trainer), refresh=True)
 
     def _close(self, trainer: Trainer) -> None:
         if self.bar is not None:
-            self.bar.update(trainer.global_step - self.bar.n)
-            self.bar.close()
-            self.bar = None
+            if hasattr(self, "loss"):
+                self._refresh(trainer)
+            self.bar.stop()
+        self.bar = self.start = None
+
+
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -33,6 +33,13 @@ class RunLogger(TensorBoardLogger):
             else:
                 return version
 
+    def finalize(self, status: str) -> None:
+        """Keep the file of a finished run open: what the run comes to is still to be written."""
+        if status == "success":
+            self.save()
+        else:
+            super().finalize(status)
+
 
 def run_logger(root: Path, ckpt_path: Path | None, checkpoint: dict[str, Any] | None) -> RunLogger:
     """The logger of a new run below a folder, or of the run that a checkpoint lies in."""
@@ -91,3 +98,12 @@ def checkpoints(which: str, root: Path) -> list[Path]:
             newest = max(files.values())
             found |= {path: (newest, path.name == "last.ckpt", time) for path, time in files.items()}
     return sorted(found, key=found.get, reverse=True)
+
+
+def read_curves(run: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The curves of a run, as TensorBoard shows them: the steps and values of each."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # a tenth of a second
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()  # 0: all points
+    points = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    return {tag: ([point.step for point in at], [point.value for point in at]) for tag, at in points.items()}

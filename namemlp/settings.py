@@ -28,6 +28,9 @@ SUBCOMMANDS = {
     "validate": "Show a checkpoint's loss and accuracy on the validation split.",
     "test": "Show a checkpoint's loss and accuracy on the training, validation and test split.",
     "predict": "Print each name of a list with its log-probability under a checkpoint's model.",
+    "lr_find": "Sweep the learning rate over 1,000 steps, draw the loss against it, and suggest one.",
+    "sample": "Print new names out of a checkpoint's model.",
+    "plot": "Draw the losses of a checkpoint's run, and which characters its model expects after which.",
 }
 # What a config file, or a checkpoint, may name to be imported.
 TRUSTED = (

@@ -1,7 +1,8 @@
-"""A quicker start of the program: its imports are not searched for garbage, and torch's compiler is left out of them.
+"""A quicker start of the program: its imports are not searched for garbage, and leave out what it does not use.
 
 Importing torch._dynamo takes a second, as long as the rest of torch. Lightning wants one class of it, to know compiled
-models by, and torch.optim wants to hide four methods from it.
+models by, and torch.optim wants to hide four methods from it. torchmetrics imports Matplotlib (a third of a second), to
+plot metrics, and SciPy where there is one (half a second), for metrics of sound.
 """
 
 import gc
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+PLOTS_AND_SOUND = ("matplotlib", "scipy")  # what torchmetrics imports
 
 
 @contextmanager
@@ -23,6 +26,19 @@ def quick_imports() -> Iterator[None]:
         yield
         return
     gc.disable()
+    from lightning_utilities.core.imports import RequirementCache
+
+    check = RequirementCache._check_available
+
+    def check_but(requirement: RequirementCache) -> None:
+        if requirement.requirement in PLOTS_AND_SOUND:
+            requirement.available, requirement.message = False, "left out for a quicker start"
+        else:
+            check(requirement)
+
+    RequirementCache._check_available = check_but
+    left_out = [name for name in PLOTS_AND_SOUND if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(left_out))  # None: as if they were not installed
     import torch  # before the stand-in is there: torch itself looks for parts of the real one
 
     stand_in = ModuleType("torch._dynamo")
@@ -41,6 +57,9 @@ def quick_imports() -> Iterator[None]:
     try:
         yield
     finally:
+        RequirementCache._check_available = check
+        for name in left_out:
+            del sys.modules[name]
         if sys.modules.get("torch._dynamo") is stand_in:
             del sys.modules["torch._dynamo"]
         for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):

@@ -13,7 +13,7 @@ LARGEST = 2**16  # characters; all that are in use in writing today are fewer, a
 
 def code_points(text: str) -> np.ndarray:
     """The Unicode code points of a text, (characters,) uint32."""
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 class Vocabulary:

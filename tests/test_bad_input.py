@@ -208,14 +208,14 @@ def test_a_log_folder_that_cannot_be_written(fit, namemlp, folder, more):
 @pytest.mark.parametrize(
     ("room", "settings", "file"),
     [
-        (15_000, ("--trainer.val_check_interval=1000",), "checkpoints/best-step1000-loss"),
-        (15_000, ("--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=10"), "checkpoints/last.ckpt"),
+        (100_000, ("--trainer.val_check_interval=1000",), "checkpoints/best-step1000-loss"),
+        (100_000, ("--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=10"), "checkpoints/last.ckpt"),
         (400_000, ("--trainer.val_check_interval=1000", "--trainer.log_every_n_steps=1"), ""),  # the curves
     ],
 )
 def test_a_full_disk_leaves_the_checkpoints_before(fit, room, settings, file):
     """No file may grow beyond some bytes."""
-    fit(5)
+    fit(5, "--model.hidden_size=1000")  # checkpoints of 180 kB
     command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=100000", *settings]
     done = subprocess.run(
         command,

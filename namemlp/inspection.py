@@ -1,0 +1,181 @@
+"""What TensorBoard shows of a model besides its curves: made at each validation, in some milliseconds."""
+
+import copy
+import importlib.util
+import io
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageDraw, ImageFont
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.nn import functional as F
+
+from namemlp.blocks import more_than_sgd
+from namemlp.datamodule import NamesDataModule
+from namemlp.network import NameMLP
+from namemlp.vocabulary import END
+from namemlp.windows import ContextWindows
+
+SATURATED = 0.97  # |tanh| above which a unit hardly learns: its gradient is 6% of the largest
+BINS = 64
+NAMES, LONGEST, SEED = 20, 20, 0  # the same random numbers each time, so that one sees the names become better
+LAYOUT = {
+    "namemlp": {
+        "loss: train and val": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "tanh units: share saturated, share dead": ["Multiline", ["^tanh/saturated$", "^tanh/dead$"]],
+        "log10 of update size / weight size": ["Multiline", ["^update/"]],
+    }
+}
+COLORS = {"vowel": "#d1495b", "consonant": "#1f5fa8", "end mark": "#2a9d4a", "other": "#777777"}
+VOWELS = set("aeiouøæœ" + "аеиоуыэюяєі" + "αεηιουω")  # of Latin, Cyrillic and Greek letters, accents taken off
+WIDTH, TOP, MARGIN = 400, 30, 20  # of the picture, in pixels
+MOST_CHARACTERS = 300
+
+
+class Inspection(Callback):
+    """Writes to the TensorBoard of a run, at each validation: a picture of the embedding, generated names, the tanh
+    units over the validation split, and the size of an update beside that of the weights; at the end, the Projector.
+
+    None of it draws from the random generators of training or is in its way.
+    """
+
+    logger: TensorBoardLogger | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        known = isinstance(trainer.datamodule, NamesDataModule) and type(pl_module.network) is NameMLP
+        if loggers and known and trainer.is_global_zero:
+            self.logger = loggers[0]
+            self.logger.experiment.add_custom_scalars(LAYOUT)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.logger is None or trainer.sanity_checking:
+            return
+        step, writer = trainer.global_step, self.logger.experiment
+        hidden, dead = tanh_units(pl_module.network, trainer.datamodule.val_set)
+        values = {
+            "tanh/saturated": (hidden.abs() > SATURATED).float().mean().item(),
+            "tanh/dead": dead / hidden.shape[1],
+            **update_ratios(trainer, pl_module),
+        }
+        self.logger.log_metrics(values, step)
+        edges, counts = np.linspace(-1, 1, BINS + 1), torch.histc(hidden, BINS, -1, 1).cpu().numpy()
+        middles = (edges[1:] + edges[:-1]) / 2
+        moments = (counts @ middles, counts @ middles**2)
+        writer.add_histogram_raw("tanh", -1, 1, counts.sum(), *moments, edges[1:].tolist(), counts.tolist(), step)
+        names = pl_module.sample(NAMES, seed=SEED, max_length=LONGEST)
+        new = [not known for known in pl_module.knows(names)]
+        lines = "\n".join(f"- {name}{' (new)' if is_new else ''}" for name, is_new in zip(names, new, strict=True))
+        writer.add_text("names", f"{sum(new) / NAMES:.0%} of these {NAMES} are new\n\n{lines}", step)
+        weights = pl_module.network.embedding.weight.detach().float().cpu()
+        picture = embedding_picture(weights, pl_module.vocabulary.characters)
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="embedding", image=picture)]), step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.logger is not None:
+            characters = pl_module.vocabulary.characters
+            self.logger.experiment.add_embedding(
+                pl_module.network.embedding.weight.detach().float().cpu(),
+                metadata=[[label(character), kind(character)] for character in characters],
+                metadata_header=["character", "kind"],
+                global_step=trainer.global_step,
+                tag="characters",
+            )
+
+
+@torch.inference_mode()
+def tanh_units(network: NameMLP, examples: ContextWindows) -> tuple[Tensor, int]:
+    """The tanh units for 512 examples spread over a split, (512, H), and how many are saturated for all of it."""
+
+    def units(index: Tensor, which: Tensor) -> Tensor:
+        embedded = network.embedding(examples[index][0].to(which.device)).flatten(1)  # (B, T * C)
+        return torch.tanh(F.linear(embedded, network.hidden.weight[which], network.hidden.bias[which])).float()
+
+    everyone = torch.arange(network.hidden.out_features, device=network.hidden.weight.device)
+    some = units(torch.linspace(0, len(examples) - 1, min(len(examples), 512)).long(), everyone)
+    dead = everyone[(some.abs() > SATURATED).all(0)]  # so far: of the others it is clear that they are not
+    for part in torch.arange(len(examples)).split(2**15) if len(dead) else ():
+        dead = dead[(units(part, dead).abs() > SATURATED).all(0)]
+    return some, len(dead)
+
+
+def update_ratios(trainer: Trainer, module: LightningModule) -> dict[str, float]:
+    """log10 of the size of an update over that of the weights, by tensor: of one more update, which is not kept.
+
+    It is made with as many examples as an update has, spread over the training split.
+    """
+    if len(trainer.optimizers) != 1 or isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        return {}  # LBFGS cannot be copied
+    with torch.inference_mode(False), torch.enable_grad():
+        network, optimizer = copy.deepcopy((module.network, trainer.optimizers[0]))
+        examples, count = trainer.datamodule.train_set, trainer.train_dataloader.sampler.update_size
+        count = min(len(examples), count * trainer.accumulate_grad_batches)
+        x, y = examples[torch.linspace(0, len(examples) - 1, count).long()]
+        F.cross_entropy(network(x.to(module.device)), y.to(module.device)).backward()
+        module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+        before, after = dict(module.network.named_parameters()), dict(network.named_parameters())
+        if more_than_sgd(trainer) is None:  # written out, because a step imports torch's compiler
+            rate = optimizer.param_groups[0]["lr"]
+            changes = {name: rate * weights.grad for name, weights in after.items()}
+        else:
+            optimizer.step()
+            changes = {name: weights - before[name] for name, weights in after.items()}
+        ratios = {name: (change.norm() / before[name].norm()).log10().item() for name, change in changes.items()}
+    return {f"update/{name}": ratio for name, ratio in ratios.items() if np.isfinite(ratio)}
+
+
+def embedding_picture(weights: Tensor, characters: str) -> Summary.Image:
+    """The characters at the place of their embedding, (V, C) weights: as it is in two dimensions, else by PCA."""
+    shown = min(len(weights), MOST_CHARACTERS)
+    title = "embedding" if shown == len(weights) else f"embedding of {shown} of {len(weights):,} characters"
+    if weights.shape[1] > 2:
+        centered = weights - weights.mean(0)
+        _, sizes, axes = torch.linalg.svd(centered, full_matrices=False)
+        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # else it may be mirrored next time
+        weights = centered @ axes[:2].T  # (V, 2)
+        title += f": 2 of {len(sizes)} principal axes, {(sizes[:2] ** 2).sum() / (sizes**2).sum():.0%} of the variance"
+    points = F.pad(weights, (0, 2 - weights.shape[1]))[:shown]
+    low, high = points.amin(0), points.amax(0)
+    points = (points - low) / (high - low).clamp(min=1e-9)  # 0 to 1
+    room = WIDTH - 2 * MARGIN
+    places = torch.stack([points[:, 0], 1 - points[:, 1]], 1) * torch.tensor([room, room]) + torch.tensor(
+        [MARGIN, TOP + MARGIN]
+    )
+
+    image = Image.new("RGB", (WIDTH, WIDTH + 2 * TOP), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((WIDTH / 2, TOP / 2), title, fill="black", font=font(12), anchor="mm")
+    draw.rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline="#cccccc")
+    for character, place in zip(characters, places.tolist(), strict=False):
+        draw.text(tuple(place), label(character), fill=COLORS[kind(character)], font=font(18), anchor="mm")
+    for i, (name, color) in enumerate(COLORS.items()):
+        draw.text((WIDTH * (i + 0.5) / len(COLORS), WIDTH + 1.5 * TOP), name, fill=color, font=font(12), anchor="mm")
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=95, subsampling=0)  # in a tenth of the time that PNG takes
+    return Summary.Image(width=image.width, height=image.height, colorspace=3, encoded_image_string=encoded.getvalue())
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib brings: it has the letters of many scripts."""
+    folder = Path(importlib.util.find_spec("matplotlib").origin).parent
+    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def kind(character: str) -> str:
+    """What kind of character it is, a key of COLORS."""
+    if character == END:
+        return "end mark"
+    plain = unicodedata.normalize("NFD", character)[0].lower()
+    return "vowel" if plain in VOWELS else "consonant" if plain.isalpha() else "other"
+
+
+def label(character: str) -> str:
+    """The character where it can be seen, else its code point."""
+    return character if character.isprintable() and not character.isspace() else f"U+{ord(character):04X}"
