@@ -33,8 +33,7 @@ class Curve(Callback):
     points: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, updates, loss
 
     def on_train_start(self, trainer: Trainer, module: NameModule) -> None:
-        with torch.inference_mode():
-            loss = module.evaluate(trainer.datamodule.val_dataloader())["loss"]
+        loss = module.evaluate(trainer.datamodule.val_dataloader())["loss"]
         self.points.append((0.0, 0, loss))
         self.start = time.perf_counter()
 

@@ -187,7 +187,11 @@ def plot(
     model = NameModule.load_from_checkpoint(file, map_location="cpu")
     settings = {**checkpoint["datamodule_hyper_parameters"], "vocabulary": str(model.vocabulary)}
     data = NamesDataModule(**{**settings, "path": data_path or settings["path"]})
-    if data.corpus.digest != checkpoint["NamesDataModule"]["corpus"]:
+    try:
+        same = data.corpus.digest == checkpoint["NamesDataModule"]["corpus"]
+    except UserError as error:
+        raise UserError(f"{error}: give the list that {file} was trained on as --data_path") from error
+    if not same:
         raise UserError(f"{data.corpus.source} is not the list that {file} was trained on: give that as --data_path")
     data.setup("fit")
     run = file.parent.parent

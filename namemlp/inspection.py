@@ -130,29 +130,38 @@ def update_ratios(trainer: Trainer, module: LightningModule) -> dict[str, float]
     return {f"update/{name}": ratio for name, ratio in ratios.items() if np.isfinite(ratio)}
 
 
+def plane(weights: Tensor) -> tuple[Tensor, float | None]:
+    """An embedding in two dimensions, (V, 2): as it is where it has no more, else its two first principal axes.
+
+    Returns:
+        The places, and the share of the variance that the axes hold (None: as it is).
+    """
+    if weights.shape[1] <= 2:
+        return F.pad(weights, (0, 2 - weights.shape[1])), None
+    centered = weights - weights.mean(0)
+    _, sizes, axes = torch.linalg.svd(centered, full_matrices=False)
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # else it may be mirrored next time
+    axes = F.pad(axes, (0, 0, 0, 2))[:2]  # there may be one only
+    return centered @ axes.T, ((sizes[:2] ** 2).sum() / (sizes**2).sum()).item()
+
+
 def embedding_picture(weights: Tensor, characters: str) -> Summary.Image:
-    """The characters at the place of their embedding, (V, C) weights: as it is in two dimensions, else by PCA."""
-    shown = min(len(weights), MOST_CHARACTERS)
-    title = "embedding" if shown == len(weights) else f"embedding of {shown} of {len(weights):,} characters"
-    if weights.shape[1] > 2:
-        centered = weights - weights.mean(0)
-        _, sizes, axes = torch.linalg.svd(centered, full_matrices=False)
-        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # else it may be mirrored next time
-        weights = centered @ axes[:2].T  # (V, 2)
-        title += f": 2 of {len(sizes)} principal axes, {(sizes[:2] ** 2).sum() / (sizes**2).sum():.0%} of the variance"
-    points = F.pad(weights, (0, 2 - weights.shape[1]))[:shown]
-    low, high = points.amin(0), points.amax(0)
-    points = (points - low) / (high - low).clamp(min=1e-9)  # 0 to 1
-    room = WIDTH - 2 * MARGIN
-    places = torch.stack([points[:, 0], 1 - points[:, 1]], 1) * torch.tensor([room, room]) + torch.tensor(
-        [MARGIN, TOP + MARGIN]
-    )
+    """The characters at the places of their embedding, (V, C) weights."""
+    places, share = plane(weights)
+    shown = min(len(places), MOST_CHARACTERS)
+    title = "embedding" if shown == len(places) else f"embedding of {shown} of {len(places):,} characters"
+    if share is not None:
+        title += f": 2 of {weights.shape[1]} principal axes, {share:.0%} of the variance"
+    low, high = places[:shown].amin(0), places[:shown].amax(0)
+    places = (places[:shown] - low) / (high - low).clamp(min=1e-9)  # 0 to 1
+    places[:, 1] = 1 - places[:, 1]  # a picture's rows count from the top
+    places = places * (WIDTH - 2 * MARGIN) + torch.tensor([MARGIN, TOP + MARGIN])
 
     image = Image.new("RGB", (WIDTH, WIDTH + 2 * TOP), "white")
     draw = ImageDraw.Draw(image)
     draw.text((WIDTH / 2, TOP / 2), title, fill="black", font=font(12), anchor="mm")
     draw.rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline="#cccccc")
-    for character, place in zip(characters, places.tolist(), strict=False):
+    for character, place in zip(characters[:shown], places.tolist(), strict=True):
         draw.text(tuple(place), label(character), fill=COLORS[kind(character)], font=font(18), anchor="mm")
     for i, (name, color) in enumerate(COLORS.items()):
         draw.text((WIDTH * (i + 0.5) / len(COLORS), WIDTH + 1.5 * TOP), name, fill=color, font=font(12), anchor="mm")

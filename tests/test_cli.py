@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -79,6 +80,30 @@ def test_the_console_shows_no_tips_and_no_warnings_that_do_not_apply(fit):
     moved = "moved/version_0/checkpoints/last.ckpt"
     assert stderr("test", f"--ckpt_path={moved}") == ""
     assert stderr("fit", f"--ckpt_path={moved}", "--trainer.max_steps=25", "--trainer.limit_val_batches=0") == ""
+
+
+def test_progress_is_a_line_a_validation_or_a_bar_on_a_terminal(fit, namemlp):
+    lines = [line for line in fit(30, "--trainer.val_check_interval=10").out.splitlines() if line.startswith("step ")]
+    for line, step in zip(lines, (10, 20, 30), strict=True):
+        left = r", 0:00:\d\d left" if step < 30 else ""
+        assert re.fullmatch(rf"step {step}: loss [\d.]+, val/loss [\d.]+, [\d,]+ steps/s{left}", line)
+    assert "step " not in fit(30, "--trainer.enable_progress_bar=false").out
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=30"]
+    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0, shown
+    val = curves("lightning_logs/version_2")["val/loss"][30]
+    plain = re.sub(r"\x1b\[[\d;?]*\w", "", shown.decode())
+    assert re.search(rf"━ +30/30 steps loss [\d.]+, val/loss {val:.4f}, [\d,]+ steps/s", plain), plain
+    assert "step 30" not in plain
 
 
 def test_the_printed_resume_command_works(fit, namemlp):

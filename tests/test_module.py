@@ -63,6 +63,12 @@ def test_metrics_are_averages_over_examples_not_over_batches(model, data):
     assert tested == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
 
 
+def test_a_model_that_has_been_evaluated_can_be_trained(model, data):
+    before = model.evaluate(data.val_dataloader())["loss"]
+    Trainer(max_steps=20, **QUIET).fit(model, datamodule=data)
+    assert model.evaluate(data.val_dataloader())["loss"] < before
+
+
 def test_200_updates_are_those_of_the_notebooks_loop(model, data):
     C, W1, b1, W2, b2 = notebooks = [p.detach().clone().requires_grad_() for p in model.parameters()]
     batches = []

@@ -1,0 +1,206 @@
+"""What a run writes for TensorBoard besides its curves, read as TensorBoard reads it."""
+
+import copy
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.nn import functional as F
+
+from namemlp import NameModule, NamesDataModule
+from namemlp.inspection import LAYOUT, Inspection, kind, label, plane, tanh_units
+from namemlp.network import NameMLP
+from namemlp.windows import ContextWindows
+from tests.conftest import SMALL_LIST, assert_equal, curves
+
+RUN = Path("lightning_logs/version_0")
+
+
+@pytest.fixture
+def events(fit):
+    fit(20, "--trainer.val_check_interval=10", "--model.context_length=4")
+    return EventAccumulator(str(RUN), size_guidance={"images": 0, "tensors": 0}).Reload()
+
+
+def test_train_and_val_loss_are_in_one_chart(events):
+    [written] = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(written.tensor_proto.string_val[0])
+    [category] = layout.category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert charts == {title: tags for title, (_, tags) in LAYOUT["namemlp"].items()}
+    assert charts["loss: train and val"] == ["^train/loss$", "^val/loss$"]
+    assert {"train/loss", "val/loss", "tanh/saturated", "tanh/dead"} <= set(events.Tags()["scalars"])
+
+
+def test_the_embedding_is_a_picture_at_each_validation(events):
+    pictures = events.Images("embedding")
+    assert [picture.step for picture in pictures] == [10, 20]
+    for picture in pictures:
+        with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
+            assert image.size == (picture.width, picture.height) == (400, 460)
+            assert len(image.convert("L").getcolors()) > 50  # something is on it
+    assert pictures[0].encoded_image_string != pictures[1].encoded_image_string
+
+
+def test_names_are_text_with_the_share_that_is_new(events):
+    texts = events.Tensors("names/text_summary")
+    assert [text.step for text in texts] == [10, 20]
+    first, *lines = texts[1].tensor_proto.string_val[0].decode().splitlines()
+    model = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt")
+    names = model.sample(20, seed=0, max_length=20)
+    new = [name not in SMALL_LIST for name in names]
+    assert lines[1:] == [f"- {name}{' (new)' if is_new else ''}" for name, is_new in zip(names, new, strict=True)]
+    assert first == f"{sum(new) / 20:.0%} of these 20 are new"
+
+
+def test_tanh_units_have_a_histogram_and_the_shares_of_saturated_and_dead_ones(events):
+    data = NamesDataModule("names.txt", context_length=4)
+    data.setup("fit")
+    model = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt")
+    x, _ = data.val_set[:]
+    assert len(x) < 512  # all are in the histogram
+    hidden = torch.tanh(model.network.hidden(model.network.embedding(x).flatten(1))).detach()
+    saturated = hidden.abs() > 0.97
+    points = curves(RUN)
+    assert points["tanh/saturated"][20] == pytest.approx(saturated.float().mean().item())
+    assert points["tanh/dead"][20] == pytest.approx(saturated.all(0).float().mean().item())
+    histogram = events.Histograms("tanh")[-1]
+    value = histogram.histogram_value
+    assert (histogram.step, value.num, value.min, value.max) == (20, hidden.numel(), -1, 1)
+    assert value.bucket == pytest.approx(torch.histc(hidden, 64, -1, 1).tolist())
+    assert value.bucket_limit == pytest.approx([-1 + (i + 1) / 32 for i in range(64)])
+
+
+def test_a_unit_is_dead_only_if_it_is_saturated_for_the_whole_split():
+    network = NameMLP(2, 1, embedding_dim=1, hidden_size=4)
+    with torch.no_grad():
+        network.embedding.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        network.hidden.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [-3.0]]))
+        network.hidden.bias.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]))  # the last is not saturated for character 1
+    stream = torch.zeros(2001, dtype=torch.uint8)
+    some, dead = tanh_units(network, ContextWindows(stream, torch.arange(2000), 1))
+    assert (some.shape, dead) == ((512, 4), 3)
+    stream[777] = 1  # not among those 512
+    some, dead = tanh_units(network, ContextWindows(stream, torch.arange(2000), 1))
+    assert (some[:, 3] > 0.97).all()
+    assert dead == 2
+
+
+class Watch(Callback):
+    """Makes one more update by hand wherever the Inspection has told the size of one."""
+
+    def __init__(self):
+        self.expected = {}
+
+    def on_validation_end(self, trainer, pl_module):
+        x, y = trainer.datamodule.train_set[torch.linspace(0, len(trainer.datamodule.train_set) - 1, 32).long()]
+        with torch.inference_mode(False), torch.enable_grad():
+            network, optimizer = copy.deepcopy((pl_module.network, trainer.optimizers[0]))
+            before = [p.detach().clone() for p in network.parameters()]
+            F.cross_entropy(network(x), y).backward()
+            if trainer.gradient_clip_val:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), trainer.gradient_clip_val)
+            optimizer.step()
+            for (name, after), old in zip(network.named_parameters(), before, strict=True):
+                change = ((after - old).norm() / old.norm()).log10().item()
+                self.expected.setdefault(f"update/{name}", {})[trainer.global_step] = change
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("optimizer", [("SGD", {"lr": 0.1}), ("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adam", {})])
+def test_update_sizes_are_those_of_an_update(folder, optimizer, clip):
+    data = NamesDataModule("names.txt")
+    settings = {"class_path": f"torch.optim.{optimizer[0]}", "init_args": optimizer[1]}
+    model = NameModule(data.vocabulary.characters, hidden_size=10, init="scaled", optimizer=settings)
+    watch = Watch()
+    trainer = Trainer(
+        max_steps=6,
+        val_check_interval=3,
+        accelerator="cpu",
+        gradient_clip_val=clip,
+        callbacks=[Inspection(), watch],
+        logger=TensorBoardLogger(folder, name="run", version=""),
+        **dict(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False),
+    )
+    trainer.fit(model, datamodule=data)
+    points = curves("run")
+    assert len(watch.expected) == 5
+    for name, expected in watch.expected.items():
+        assert {step: points[name][step] for step in (3, 6)} == pytest.approx(
+            {step: expected[step] for step in (3, 6)}, rel=1e-3
+        )
+
+
+def test_the_projector_has_the_characters(events):
+    assert "characters" in (RUN / "projector_config.pbtxt").read_text()
+    [table] = RUN.rglob("metadata.tsv")
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    characters = NamesDataModule("names.txt").vocabulary.characters
+    assert header == "character\tkind"
+    assert rows == [f"{character}\t{kind(character)}" for character in characters]
+    [vectors] = RUN.rglob("tensors.tsv")
+    weights = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt").network.embedding.weight
+    read = torch.tensor([[float(x) for x in line.split("\t")] for line in vectors.read_text().splitlines()])
+    torch.testing.assert_close(read, weights.detach())
+
+
+def test_hyperparameters_stand_beside_the_final_losses(fit):
+    result = fit(20, "--model.embedding_dim=4", "--optimizer.lr=0.02")
+    events = EventAccumulator(str(RUN)).Reload()
+    data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    values = HParamsPluginData.FromString(data).session_start_info.hparams
+    assert values["model.embedding_dim"].number_value == 4
+    assert values["optimizer.init_args.lr"].number_value == 0.02
+    assert values["data.path"].string_value == "names.txt"
+    for split in ("train", "val", "test"):
+        line = next(line for line in result.out.splitlines() if line.startswith(split))
+        assert curves(RUN)[f"final/{split}_loss"][20] == pytest.approx(float(line.split()[2]), rel=1e-4)
+    assert len(list(RUN.glob("events*"))) == 1
+
+
+def test_a_run_is_the_same_with_and_without(fit):
+    settings = ("--trainer.val_check_interval=10", "--optimizer=AdamW")
+    fit(20, *settings)
+    fit(20, *settings, "--trainer.logger=false")
+    runs = [torch.load(path, weights_only=True) for path in (RUN / "checkpoints/last.ckpt", "checkpoints/last.ckpt")]
+    assert_equal(*runs)
+
+
+def test_fit_in_blocks_stays_in_blocks_and_imports_no_pictures(folder):
+    code = "import sys; from namemlp.__main__ import main; main(); print('matplotlib' in sys.modules)"
+    fit = ("fit", "--data.path=names.txt", "--trainer.accelerator=cpu", "--trainer.max_steps=20")
+    run = subprocess.run([sys.executable, "-c", code, *fit], capture_output=True, text=True, check=True)
+    assert "one update at a time" not in run.stdout
+    assert run.stdout.endswith("False\n")
+
+
+def test_kinds_and_labels_of_characters():
+    assert [kind(character) for character in ".aéÖyBжи'- ы名"] == [
+        *("end mark", "vowel", "vowel", "vowel", "consonant", "consonant", "consonant", "vowel"),
+        *("other", "other", "other", "vowel", "consonant"),
+    ]
+    assert [label(character) for character in "a. \u3000名\u200b"] == ["a", ".", "U+0020", "U+3000", "名", "U+200B"]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 7])
+def test_an_embedding_is_shown_as_it_is_or_by_its_principal_axes(dim):
+    weights = torch.randn(12, dim, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, dim + 1)
+    places, share = plane(weights)
+    assert places.shape == (12, 2)
+    if dim <= 2:
+        assert share is None
+        assert torch.equal(places[:, :dim], weights)
+        return
+    variances = torch.linalg.eigvalsh(weights.T.cov()).flip(0)  # largest first
+    assert share == pytest.approx((variances[:2].sum() / variances.sum()).item(), rel=1e-4)
+    torch.testing.assert_close(places.T.cov(), torch.diag(variances[:2]), rtol=1e-3, atol=1e-3)
+    assert torch.equal(plane(weights)[0], places)
