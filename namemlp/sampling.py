@@ -140,6 +140,8 @@ class NextCharacters:
     """
 
     def __init__(self, network: nn.Module, size: int, context_length: int, temperature: float, top_k: int | None):
+        if not all(weights.isfinite().all() for weights in network.parameters()):
+            raise UserError("the model's weights are not finite, so that it gives no names: give another checkpoint")
         self.network = copy.deepcopy(network).to("cpu", torch.float64).eval()
         self.temperature, self.top_k = temperature, top_k
         self.size, self.context_length = size, context_length
@@ -161,35 +163,36 @@ class NextCharacters:
 
     @torch.inference_mode()
     def _running_sums(self, contexts: Tensor) -> Tensor:  # (B, T) -> (B, V)
-        parts = []
-        for part in contexts.split(2048):
-            logits = self.network(part)
-            logits[(part == 0).all(1), 0] = -torch.inf  # a name has at least one character
-            if self.top_k is not None and self.top_k < self.size:
-                logits[logits < logits.topk(self.top_k).values[:, -1:]] = -torch.inf
-            # Less their largest, so that none becomes infinite.
-            sums = ((logits - logits.amax(1, keepdim=True)) / self.temperature).softmax(1).cumsum(1)
-            parts.append(sums / sums[:, -1:])  # exactly 1 in the end
-        sums = torch.cat(parts)
-        if sums[:, -1].isnan().any():
-            raise UserError("the model's weights are not finite, so that it gives no names: give another checkpoint")
-        return sums
+        parts = [self._part(part) for part in contexts.split(2048)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _part(self, contexts: Tensor) -> Tensor:
+        logits = self.network(contexts)
+        if (start := (contexts == 0).all(1)).any():
+            logits[start, 0] = -torch.inf  # a name has at least one character
+        if self.top_k is not None and self.top_k < self.size:
+            logits[logits < logits.topk(self.top_k).values[:, -1:]] = -torch.inf
+        if self.temperature != 1:  # less their largest, so that none becomes infinite
+            logits = (logits - logits.amax(1, keepdim=True)) / self.temperature
+        sums = logits.softmax(1).cumsum(1)
+        return sums / sums[:, -1:]  # exactly 1 in the end
 
 
 def draw(next_characters: NextCharacters, prefix: Tensor, seed: int, first: int, count: int, max_length: int) -> Tensor:
     """Names number `first` to `first + count - 1` of a seed's, (count, L) ids with zeros behind each."""
     context_length, start = next_characters.context_length, len(prefix)
     longest = start
-    names = torch.zeros(count, context_length + max_length, dtype=torch.int64)  # after T zeros
+    names = torch.zeros(count, context_length + max_length, dtype=torch.int32)  # after T zeros
     names[:, context_length : context_length + start] = prefix
     going_on = torch.arange(count)  # finished names leave the batch
     for t in range(start, max_length):
-        contexts = names[:, t : t + context_length].index_select(0, going_on)  # (B, T)
-        drawn = next_characters.draw(contexts, uniform(seed, t, first, count)[going_on])
-        going_on, drawn = going_on[drawn > 0], drawn[drawn > 0]
-        if not len(going_on):
+        contexts = names[:, t : t + context_length].index_select(0, going_on).long()  # (B, T)
+        drawn = next_characters.draw(contexts, uniform(seed, t, first, count).index_select(0, going_on))
+        unfinished = drawn.nonzero()[:, 0]
+        if not len(unfinished):
             break
-        names[going_on, context_length + t] = drawn
+        going_on = going_on.index_select(0, unfinished)
+        names[going_on, context_length + t] = drawn.index_select(0, unfinished).int()
         longest = t + 1
     return names[:, context_length : context_length + longest]
 
