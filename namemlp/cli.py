@@ -189,7 +189,7 @@ class NameCLI(LightningCLI):
         if settings.enable_checkpointing is not False and fitting:
             self.best, self.last = BestCheckpoint(), LastCheckpoint(**self._get(self.config_init, "checkpoint"))
             callbacks += [self.best, self.last]
-        if isinstance(logger, TensorBoardLogger):
+        if any(isinstance(each, TensorBoardLogger) for each in (logger if isinstance(logger, list) else [logger])):
             from namemlp.inspection import Inspection  # not above: TensorBoard's formats take a tenth of a second
 
             callbacks.append(Inspection())

@@ -4,7 +4,8 @@ import copy
 import importlib.util
 import io
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ LAYOUT = {
 }
 COLORS = {"vowel": "#d1495b", "consonant": "#1f5fa8", "end mark": "#2a9d4a", "other": "#777777"}
 VOWELS = set("aeiouøæœ" + "аеиоуыэюяєі" + "αεηιουω")  # of Latin, Cyrillic and Greek letters, accents taken off
-WIDTH, TOP, MARGIN = 400, 30, 20  # of the picture, in pixels
+WIDTH, TOP, MARGIN = 340, 30, 20  # of the picture, in pixels; TensorBoard shows as many
 MOST_CHARACTERS = 300
 
 
@@ -91,14 +92,14 @@ class Inspection(Callback):
 
 @torch.inference_mode()
 def tanh_units(network: NameMLP, examples: ContextWindows) -> tuple[Tensor, int]:
-    """The tanh units for 512 examples spread over a split, (512, H), and how many are saturated for all of it."""
+    """The tanh units for 256 examples spread over a split, (256, H), and how many are saturated for all of it."""
 
     def units(index: Tensor, which: Tensor) -> Tensor:
         embedded = network.embedding(examples[index][0].to(which.device)).flatten(1)  # (B, T * C)
         return torch.tanh(F.linear(embedded, network.hidden.weight[which], network.hidden.bias[which])).float()
 
     everyone = torch.arange(network.hidden.out_features, device=network.hidden.weight.device)
-    some = units(torch.linspace(0, len(examples) - 1, min(len(examples), 512)).long(), everyone)
+    some = units(torch.linspace(0, len(examples) - 1, min(len(examples), 256)).long(), everyone)
     dead = everyone[(some.abs() > SATURATED).all(0)]  # so far: of the others it is clear that they are not
     for part in torch.arange(len(examples)).split(2**15) if len(dead) else ():
         dead = dead[(units(part, dead).abs() > SATURATED).all(0)]
@@ -159,39 +160,50 @@ def embedding_picture(weights: Tensor, characters: str) -> Summary.Image:
 
     size = WIDTH, WIDTH + 2 * TOP
     layers = {name: Image.new("L", size) for name in COLORS}  # 255 where a color is to be
-    draw = {name: ImageDraw.Draw(layer) for name, layer in layers.items()}
-    draw["other"].text((WIDTH / 2, TOP / 2), title, fill=255, font=font(12), anchor="mm")
-    draw["other"].rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline=80)
+
+    def write(text: str, color: str, points: int, x: float, y: float) -> None:
+        drawn, left, top = text_picture(text, points)
+        layers[color].paste(255, (round(x) + left, round(y) + top), drawn)
+
+    ImageDraw.Draw(layers["other"]).rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline=80)
+    write(title, "other", 11, WIDTH / 2, TOP / 2)
     for character, place in zip(characters[:shown], places.tolist(), strict=True):
-        shown_as = "end" if character == END else label(character)
-        draw[kind(character)].text(tuple(place), shown_as, fill=255, font=font(18), anchor="mm")
+        write("end" if character == END else label(character), kind(character), 17, *place)
     for i, name in enumerate(COLORS):
-        place = WIDTH * (i + 0.5) / len(COLORS), WIDTH + 1.5 * TOP
-        draw[name].text(place, name, fill=255, font=font(12), anchor="mm")
+        write(name, name, 11, WIDTH * (i + 0.5) / len(COLORS), WIDTH + 1.5 * TOP)
     # Few colors make a small file, and TensorBoard takes a tenth of a millisecond for the checksum of a kilobyte.
     pixels = np.zeros(size[::-1], np.uint8)
     for i, layer in enumerate(layers.values()):
-        shades = np.asarray(layer) >> 2
-        pixels = np.where(shades > 0, 64 * i + shades, pixels)
+        shades = np.asarray(layer) >> 4
+        pixels = np.where(shades > 0, 16 * i + shades, pixels)
     image = Image.fromarray(pixels)
     image.putpalette(palette())
     encoded = io.BytesIO()
-    image.save(encoded, "PNG", compress_level=1)
+    image.save(encoded, "PNG", compress_level=3)
     return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=encoded.getvalue())
 
 
 @cache
 def palette() -> list[int]:
-    """64 shades of each color, from white on."""
+    """16 shades of each color, from white on."""
     colors = [ImageColor.getrgb(color) for color in COLORS.values()]
-    return [round(255 + (part - 255) * shade / 63) for color in colors for shade in range(64) for part in color]
+    return [round(255 + (part - 255) * shade / 15) for color in colors for shade in range(16) for part in color]
+
+
+@lru_cache(1000)  # else half the time of a picture
+def text_picture(text: str, points: int) -> tuple[Image.Image, int, int]:
+    """A text as a mask, and where its left top corner is from its middle."""
+    left, top, right, bottom = font(points).getbbox(text, anchor="mm")
+    drawn = Image.new("L", (max(1, ceil(right - left)), max(1, ceil(bottom - top))))
+    ImageDraw.Draw(drawn).text((-left, -top), text, fill=255, font=font(points), anchor="mm")
+    return drawn, floor(left), floor(top)
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
+def font(points: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib brings: it has the letters of many scripts."""
     folder = Path(importlib.util.find_spec("matplotlib").origin).parent
-    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", points)
 
 
 def kind(character: str) -> str:
