@@ -3,6 +3,7 @@
 from lightning import Trainer
 
 from namemlp import NameModule, NamesDataModule
+from namemlp.progress import StepProgress
 
 # The bundled list; a path or URL of your own: NamesDataModule("names.txt").
 data = NamesDataModule(context_length=4)
@@ -10,7 +11,14 @@ sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 model = NameModule(data.vocabulary.characters, context_length=4, embedding_dim=10, init="scaled", optimizer=sgd)
 
 # Lightning's own Trainer, so everything of Lightning's works. Updates are made in blocks where nothing is in the way.
-trainer = Trainer(max_steps=50_000, val_check_interval=10_000, check_val_every_n_epoch=None, accelerator="cpu")
+trainer = Trainer(
+    max_steps=50_000,
+    val_check_interval=10_000,
+    check_val_every_n_epoch=None,
+    accelerator="cpu",
+    callbacks=[StepProgress()],
+    enable_model_summary=False,
+)
 trainer.fit(model, datamodule=data)
 trainer.save_checkpoint("names.ckpt")
 

@@ -1,6 +1,7 @@
 """The command line: `python -m namemlp fit|validate|test|predict|sample|…`."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from namemlp.errors import UserError, shortened
 from namemlp.module import NameModule
 from namemlp.optimizers import SGD
 from namemlp.progress import StepProgress
-from namemlp.resume import check_settings
+from namemlp.resume import check_settings, flat
 from namemlp.runs import run_logger
 from namemlp.settings import SUBCOMMANDS, TRAINER_DEFAULTS, NameParser, SaveSettings, as_dict, refuse, trust
 
 log = logging.getLogger(__name__)
+
+# Arguments of `COMMANDS` that have the names of settings of the other subcommands.
+AS_ELSEWHERE = {"data_path": "data.path", "default_root_dir": "trainer.default_root_dir"}
 
 
 class NameCLI(LightningCLI):
@@ -62,7 +66,12 @@ class NameCLI(LightningCLI):
         if subcommand not in COMMANDS:
             self._add_arguments(parser)
             return
-        parser.add_function_arguments(COMMANDS[subcommand], as_group=False)
+        function = COMMANDS[subcommand]
+        explained = dict(re.findall(r"^ +(\w+): (.+)", function.__doc__, re.MULTILINE))
+        dotted = {name: dot for name, dot in AS_ELSEWHERE.items() if name in explained}
+        parser.add_function_arguments(function, as_group=False, skip=set(dotted))
+        for name, dot in dotted.items():
+            parser.add_argument(f"--{dot}", type=str | None, default=None, help=explained[name])
         if subcommand == "sample":
             parser.add_method_arguments(NameModule, "sample", as_group=False)
         for action in parser._actions:
@@ -106,6 +115,8 @@ class NameCLI(LightningCLI):
             return
         settings = self.config[subcommand]
         self.ckpt_path = self.checkpoint = None
+        if settings.ckpt_path is not None and subcommand == "lr_find":
+            raise UserError("lr_find starts with untrained weights: leave out --ckpt_path")
         if settings.ckpt_path is not None:
             root = Path(settings.trainer.default_root_dir or ".")
             self.ckpt_path, self.checkpoint = open_checkpoint(settings.ckpt_path, root, subcommand == "fit")
@@ -134,8 +145,11 @@ class NameCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in COMMANDS:
-            settings = self.config[subcommand].as_dict()
-            COMMANDS[subcommand](**{name: value for name, value in settings.items() if name != "config"})
+            settings = flat(self.config[subcommand].as_dict())
+            dotted = {dot: name for name, dot in AS_ELSEWHERE.items()}
+            COMMANDS[subcommand](
+                **{dotted.get(name, name): value for name, value in settings.items() if name != "config"}
+            )
         else:
             run = Run(self.trainer, self.model, self.datamodule, self.ckpt_path, self.checkpoint, self.best, self.last)
             getattr(run, subcommand)()
@@ -189,7 +203,8 @@ class NameCLI(LightningCLI):
         if settings.enable_checkpointing is not False and fitting:
             self.best, self.last = BestCheckpoint(), LastCheckpoint(**self._get(self.config_init, "checkpoint"))
             callbacks += [self.best, self.last]
-        if any(isinstance(each, TensorBoardLogger) for each in (logger if isinstance(logger, list) else [logger])):
+        loggers = logger if isinstance(logger, list) else [logger]
+        if fitting and any(isinstance(each, TensorBoardLogger) for each in loggers):
             from namemlp.inspection import Inspection  # not above: TensorBoard's formats take a tenth of a second
 
             callbacks.append(Inspection())

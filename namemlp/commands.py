@@ -135,7 +135,7 @@ def sample(
     ckpt_path: str | None = None,
     output: str | None = None,
     scores: bool = False,
-    default_root_dir: str = ".",
+    default_root_dir: str | None = None,
     **settings: Any,
 ) -> None:
     """Print names, one a line.
@@ -144,12 +144,12 @@ def sample(
         ckpt_path: the model: a path, or last (best): the last (best) checkpoint of the newest run
         output: a file to write the names to instead
         scores: write the log-probability of each name (in nats, at temperature 1) behind it, tab between
-        default_root_dir: the folder that lightning_logs is in
+        default_root_dir: the folder that lightning_logs is in; null: where the command is run
         settings: of `NameModule.sample`
     """
     if ckpt_path is None:
         raise UserError("sample needs a checkpoint: --ckpt_path last, or the path of one")
-    path, _ = open_checkpoint(ckpt_path, Path(default_root_dir), fitting=False)
+    path, _ = open_checkpoint(ckpt_path, Path(default_root_dir or "."), fitting=False)
     model = NameModule.load_from_checkpoint(path, map_location="cpu")
     names = model.sample(**settings)
     if scores:
@@ -169,30 +169,30 @@ def plot(
     ckpt_path: str | None = None,
     data_path: str | None = None,
     output: str | None = None,
-    default_root_dir: str = ".",
+    default_root_dir: str | None = None,
 ) -> None:
     """Draw what a model has learned of its list, and the losses of its run.
 
     Args:
         ckpt_path: the model: a path, or last (best): the last (best) checkpoint of the newest run
-        data_path: where the list of names that it was trained on is now; null: where it was
+        data_path: where the list that it was trained on is now; null: where it was
         output: a folder to draw into; null: that of the run
-        default_root_dir: the folder that lightning_logs is in
+        default_root_dir: the folder that lightning_logs is in; null: where the command is run
     """
     from namemlp import pictures  # not above: importing Matplotlib takes a third of a second
 
     if ckpt_path is None:
         raise UserError("plot needs a checkpoint: --ckpt_path last, or the path of one")
-    file, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir), fitting=False)
+    file, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir or "."), fitting=False)
     model = NameModule.load_from_checkpoint(file, map_location="cpu")
     settings = {**checkpoint["datamodule_hyper_parameters"], "vocabulary": str(model.vocabulary)}
     data = NamesDataModule(**{**settings, "path": data_path or settings["path"]})
     try:
         same = data.corpus.digest == checkpoint["NamesDataModule"]["corpus"]
     except UserError as error:
-        raise UserError(f"{error}: give the list that {file} was trained on as --data_path") from error
+        raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
     if not same:
-        raise UserError(f"{data.corpus.source} is not the list that {file} was trained on: give that as --data_path")
+        raise UserError(f"{data.corpus.source} is not the list that {file} was trained on: give that as --data.path")
     data.setup("fit")
     run = file.parent.parent
     curves = read_curves(run) if is_run_folder(run) else {}
@@ -201,6 +201,8 @@ def plot(
     figures = {"next_characters.png": pictures.next_character_picture(*counted, str(model.vocabulary))}
     if "val/loss" in curves and "train/loss" in curves:
         figures["loss.png"] = pictures.loss_picture(curves["train/loss"], curves["val/loss"])
+    else:
+        print(f"{run} is no run folder with curves, so that there is no loss.png", file=sys.stderr)
     for name, figure in figures.items():
         pictures.save(figure, folder / name)
         print(folder / name)

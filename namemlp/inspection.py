@@ -169,8 +169,9 @@ def embedding_picture(weights: Tensor, characters: str) -> Summary.Image:
     write(title, "other", 11, WIDTH / 2, TOP / 2)
     for character, place in zip(characters[:shown], places.tolist(), strict=True):
         write("end" if character == END else label(character), kind(character), 17, *place)
-    for i, name in enumerate(COLORS):
-        write(name, name, 11, WIDTH * (i + 0.5) / len(COLORS), WIDTH + 1.5 * TOP)
+    kinds = [name for name in COLORS if name in map(kind, characters[:shown])]
+    for i, name in enumerate(kinds):
+        write(name, name, 11, WIDTH * (i + 0.5) / len(kinds), WIDTH + 1.5 * TOP)
     # Few colors make a small file, and TensorBoard takes a tenth of a millisecond for the checksum of a kilobyte.
     pixels = np.zeros(size[::-1], np.uint8)
     for i, layer in enumerate(layers.values()):

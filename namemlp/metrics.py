@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -30,8 +31,9 @@ class NameMetrics(nn.Module):
     def compute(self) -> dict[str, float]:
         """The averages over all that has been taken in, which is then forgotten."""
         values = {name: metric.compute() for name, metric in self.averages.items()}
-        for metric in self.averages.values():
-            metric.reset()
+        with torch.inference_mode(False):  # else what is left could not be used outside of it
+            for metric in self.averages.values():
+                metric.reset()
         values["perplexity"] = values["loss"].exp()
         values["bits_per_character"] = values["loss"] / math.log(2)
         return {name: value.item() for name, value in values.items()}

@@ -202,7 +202,7 @@ class NameModule(Generation, LightningModule):
         x, y = batch
         return -F.cross_entropy(self(x).float(), y, reduction="none")
 
-    @torch.no_grad()  # inference_mode would leave metrics behind that no later training can use
+    @torch.inference_mode()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of batches."""
         for x, y in batches:

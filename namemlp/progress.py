@@ -7,7 +7,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 
 class StepProgress(ProgressBar):
@@ -53,7 +53,6 @@ class StepProgress(ProgressBar):
                 BarColumn(bar_width=None),
                 TextColumn(steps, style="progress.percentage"),
                 TextColumn("{task.fields[told]}"),
-                TimeRemainingColumn(),
                 console=Console(file=sys.stdout),
                 auto_refresh=False,
                 expand=True,
@@ -76,9 +75,7 @@ class StepProgress(ProgressBar):
         if self.bar is not None:
             self._refresh(trainer)
         else:
-            steps_left = trainer.estimated_stepping_batches - trainer.global_step
-            left = f", {clock(steps_left / self._speed(trainer))} left" if 0 < steps_left < float("inf") else ""
-            print(f"step {trainer.global_step:,}: {self._told(trainer)}{left}", flush=True)
+            print(f"step {trainer.global_step:,}: {self._told(trainer)}", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close(trainer)
@@ -91,12 +88,14 @@ class StepProgress(ProgressBar):
         told = [f"loss {loss:.4f}"]
         if "val/loss" in trainer.callback_metrics:
             told.append(f"val/loss {trainer.callback_metrics['val/loss']:.4f}")
-        return ", ".join([*told, f"{self._speed(trainer):,.0f} steps/s"])
-
-    def _speed(self, trainer: Trainer) -> float:
-        """Updates a second since the run, or this part of it, began; validations included."""
-        when, step = self.start
-        return (trainer.global_step - step) / max(time.monotonic() - when, 1e-9)
+        when, first = self.start
+        speed = (trainer.global_step - first) / max(time.monotonic() - when, 1e-9)  # with validations
+        told.append(f"{speed:,.0f} steps/s")
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        if speed and 0 < left < float("inf"):
+            minutes, seconds = divmod(round(left / speed), 60)
+            told.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+        return ", ".join(told)
 
     def _refresh(self, trainer: Trainer) -> None:
         self.bar.update(self.task, completed=trainer.global_step, told=self._told(trainer), refresh=True)
@@ -107,9 +106,3 @@ class StepProgress(ProgressBar):
                 self._refresh(trainer)
             self.bar.stop()
         self.bar = self.start = None
-
-
-def clock(seconds: float) -> str:
-    """A time as hours, minutes and seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

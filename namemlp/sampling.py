@@ -66,7 +66,8 @@ class Generation:
         if seed is not None and not 0 <= seed < 2**64:
             raise UserError(f"seed is {seed}: it must be from 0 to 2**64 - 1")
         if not len(prefix) <= max_length <= LONGEST:
-            raise UserError(f"max_length is {max_length}: it must be from {len(prefix) or 1} to {LONGEST:,}")
+            least = f"{len(prefix)}, as long as the prefix," if prefix else "1"
+            raise UserError(f"max_length is {max_length}: it must be from {least} to {LONGEST:,}")
         if novel and not len(self.known_names):
             raise UserError("novel: this model does not tell which names it was trained on: leave it out")
         seed = torch.randint(2**62, ()).item() if seed is None else seed

@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -139,7 +141,7 @@ def test_names_that_are_to_differ_do(tiny):
         (dict(seed=-1), r"seed is -1: it must be from 0 to 2\*\*64 - 1"),
         (dict(max_length=0), "max_length is 0: it must be at least 1"),
         (dict(max_length=20_000), "max_length is 20000: it must be from 1 to 10,000"),
-        (dict(max_length=2, prefix="aba"), "max_length is 2: it must be from 3 to 10,000"),
+        (dict(max_length=2, prefix="aba"), "max_length is 2: it must be from 3, as long as the prefix, to 10,000"),
         (dict(prefix="aéb"), "prefix 'aéb' has 1 character that the model does not know: 'é'; it knows ab"),
         (dict(prefix="a."), "prefix 'a.': '.' inside a name is not allowed"),
         (dict(prefix="\udcff"), "prefix '.udcff' has 1 character that the model does not know"),
@@ -193,6 +195,18 @@ def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
     assert (written.code, written.out) == (0, "")
     assert Path("new.txt").read_text(encoding="utf-8").splitlines() == names
     assert sorted(path.name for path in Path().iterdir()) == ["model.ckpt", "new.txt"]
+
+
+def test_the_example_goes_from_a_list_to_new_names(folder):
+    example = Path(__file__).parent.parent / "examples" / "fit_and_sample.py"
+    code = example.read_text().replace("max_steps=50_000", "max_steps=200").replace("10_000", "100")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    *scored, started = run.stdout.splitlines()[-11:]
+    names = [line.split()[1] for line in scored]
+    model = NameModule.load_from_checkpoint("names.ckpt")
+    assert names == model.sample(10, temperature=0.8, seed=1, novel=True)
+    assert started == str(model.sample(5, prefix="mari", top_k=5, seed=1))
 
 
 def test_novel_names_are_in_no_split_of_the_list(fit, namemlp):
