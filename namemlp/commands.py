@@ -99,13 +99,13 @@ class Run:
 
         with self._told():
             rates, losses = sweep.sweep(self.trainer, self.model, self.data)
+        run = Path(self.trainer.log_dir)  # asked of all processes at once
         if not self.trainer.is_global_zero:
             return
         suggested = sweep.suggestion(rates, losses)
-        run = Path(self.trainer.log_dir)
         sweep.write_csv(run / "lr_find.csv", rates, losses)
         pictures.save(pictures.sweep_picture(rates, losses, suggested), run / "lr_find.png")
-        print(f"\n{sweep.in_words(suggested, self.model.hparams.optimizer['class_path'])}\n")
+        print(f"\n{sweep.in_words(suggested, rates, losses, self.model.hparams.optimizer)}\n")
         print(f"picture  {run / 'lr_find.png'}\nnumbers  {run / 'lr_find.csv'}")
 
     def _from_checkpoint(self) -> dict[str, Any]:
@@ -185,24 +185,26 @@ def plot(
         raise UserError("plot needs a checkpoint: --ckpt_path last, or the path of one")
     file, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir or "."), fitting=False)
     model = NameModule.load_from_checkpoint(file, map_location="cpu")
-    settings = {**checkpoint["datamodule_hyper_parameters"], "vocabulary": str(model.vocabulary)}
-    data = NamesDataModule(**{**settings, "path": data_path or settings["path"]})
+    saved = checkpoint["datamodule_hyper_parameters"]
     try:
+        settings = {name: saved[name] for name in ("lowercase", "split", "shuffles", "split_seed", "context_length")}
+        data = NamesDataModule(data_path or saved["path"], vocabulary=str(model.vocabulary), **settings)
         same = data.corpus.digest == checkpoint["NamesDataModule"]["corpus"]
     except UserError as error:
         raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{file} does not say how its list was read: {error!r}") from error
     if not same:
         raise UserError(f"{data.corpus.source} is not the list that {file} was trained on: give that as --data.path")
     data.setup("fit")
     run = file.parent.parent
     curves = read_curves(run) if is_run_folder(run) else {}
     folder = Path(output) if output else run if is_run_folder(run) else file.parent
-    counted = pictures.next_characters(model, data.train_set)
-    figures = {"next_characters.png": pictures.next_character_picture(*counted, str(model.vocabulary))}
+    figures = {"next_characters.png": pictures.next_character_picture(pictures.next_characters(model, data.train_set))}
     if "val/loss" in curves and "train/loss" in curves:
         figures["loss.png"] = pictures.loss_picture(curves["train/loss"], curves["val/loss"])
     else:
-        print(f"{run} is no run folder with curves, so that there is no loss.png", file=sys.stderr)
+        print(f"no curves of train/loss and val/loss in {run}, and so no loss.png", file=sys.stderr)
     for name, figure in figures.items():
         pictures.save(figure, folder / name)
         print(folder / name)

@@ -34,7 +34,7 @@ LAYOUT = {
     }
 }
 COLORS = {"vowel": "#d1495b", "consonant": "#1f5fa8", "end mark": "#2a9d4a", "other": "#777777"}
-VOWELS = set("aeiouøæœ" + "аеиоуыэюяєі" + "αεηιουω")  # of Latin, Cyrillic and Greek letters, accents taken off
+VOWELS = set("aeiouøæœıə" + "аеиоуыэюяєі" + "αεηιουω")  # of Latin, Cyrillic and Greek letters, accents taken off
 WIDTH, TOP, MARGIN = 340, 30, 20  # of the picture, in pixels; TensorBoard shows as many
 MOST_CHARACTERS = 300
 
@@ -212,7 +212,8 @@ def kind(character: str) -> str:
     if character == END:
         return "end mark"
     plain = unicodedata.normalize("NFD", character)[0].lower()
-    return "vowel" if plain in VOWELS else "consonant" if plain.isalpha() else "other"
+    script = unicodedata.name(plain, "").split(" ")[0]
+    return "vowel" if plain in VOWELS else "consonant" if script in ("LATIN", "CYRILLIC", "GREEK") else "other"
 
 
 def label(character: str) -> str:

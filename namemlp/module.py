@@ -88,7 +88,7 @@ class NameModule(Generation, LightningModule):
     def on_train_start(self) -> None:
         if self._random_states is not None:
             set_random_states(self._random_states)
-            self._random_states = None
+        self._random_states = None
         if isinstance(self.trainer.datamodule, NamesDataModule):
             self.known_names = np.union1d(self.known_names, digests(self.trainer.datamodule.corpus))
         loop = self.trainer.fit_loop
@@ -190,9 +190,7 @@ class NameModule(Generation, LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        x, y = batch
-        self.metrics.update(self(x), y)
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -219,9 +217,12 @@ class NameModule(Generation, LightningModule):
         Raises:
             UserError: it is damaged, is not such a checkpoint, or is made to do harm.
         """
-        check = read_checkpoint if cls is NameModule else refuse_hostile_file  # the shapes are of a NameMLP
-        check(Path(checkpoint_path))
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+        # Shapes are those of a NameMLP.
+        (read_checkpoint if cls is NameModule else refuse_hostile_file)(Path(checkpoint_path))
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+        except RuntimeError as error:
+            raise UserError(f"{checkpoint_path} does not hold the weights of its model: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trainer"] = trainer_settings(self.trainer)
@@ -230,7 +231,7 @@ class NameModule(Generation, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
-        self.known_names = checkpoint.get("known_names", torch.zeros(0, dtype=torch.int32)).numpy()
+        self.known_names = np.unique(checkpoint.get("known_names", torch.zeros(0, dtype=torch.int32)).numpy())
         if self._trainer is not None:  # else 64-bit weights would be restored as 32-bit ones
             self.trainer.precision_plugin.convert_module(self)
 

@@ -1,6 +1,8 @@
 """The pictures that commands draw into a run folder. (Those of TensorBoard are drawn by inspection.py.)"""
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from namemlp.errors import MAKE_ROOM, UserError
+from namemlp.inspection import label
 from namemlp.module import NameModule
 from namemlp.sweep import smoothed
 from namemlp.windows import ContextWindows
@@ -55,37 +58,49 @@ def sweep_picture(rates: np.ndarray, losses: np.ndarray, suggested: float) -> Fi
     return figure
 
 
+@dataclass
+class NextCharacters:
+    """How often the commonest K characters of a split follow each other, and how often a model expects them to.
+
+    Attributes:
+        characters: K of them.
+        of: how many the vocabulary has.
+        often: contexts that end in each, (K,).
+        counts: those that each other one follows, (K, K), a row for each last character.
+        expected: the sums of the model's probabilities of it over the same contexts, (K, K).
+    """
+
+    characters: str
+    of: int
+    often: np.ndarray
+    counts: np.ndarray
+    expected: np.ndarray
+
+
 @torch.inference_mode()
-def next_characters(model: NameModule, examples: ContextWindows) -> tuple[np.ndarray, np.ndarray]:
-    """How often each character follows each other one in the examples of a split, and how often the model expects it.
-
-    Returns:
-        (V, V) counts of examples, a row for each last character of a context, a column for each next one.
-        (V, V) sums of the model's probabilities over the same contexts.
-    """
-    size = len(model.vocabulary)
-    counts, expected = torch.zeros(size * size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
-    for part in torch.arange(len(examples)).split(2048):
+def next_characters(model: NameModule, examples: ContextWindows, most: int = MOST_CHARACTERS) -> NextCharacters:
+    """Count the examples of a split and what a model expects of them, for so many characters at most."""
+    size, parts = len(model.vocabulary), torch.arange(len(examples)).split(2048)
+    often = sum(torch.bincount(examples[part][0][:, -1], minlength=size) for part in parts)
+    shown = often.argsort(descending=True, stable=True)[:most].sort().values
+    place = torch.full((size,), -1).scatter(0, shown, torch.arange(len(shown)))
+    counts = torch.zeros(len(shown), len(shown), dtype=torch.float64)
+    expected = torch.zeros_like(counts)
+    for part in parts:
         x, y = examples[part]
-        last = x[:, -1]
-        counts += torch.bincount(last * size + y, minlength=size * size)
-        expected.index_add_(0, last, model(x.to(model.device)).softmax(1).double().cpu())
-    return counts.view(size, size).numpy(), expected.numpy()
+        kept = place[x[:, -1]] >= 0
+        x, y = x[kept], place[y[kept]]
+        last = place[x[:, -1]]
+        counts.index_put_((last[y >= 0], y[y >= 0]), torch.ones(1, dtype=torch.float64), accumulate=True)
+        expected.index_add_(0, last, model(x.to(model.device)).softmax(1).cpu().double().index_select(1, shown))
+    return NextCharacters(model.vocabulary.decode(shown), size, often[shown].numpy(), counts.numpy(), expected.numpy())
 
 
-def next_character_picture(counts: np.ndarray, expected: np.ndarray, characters: str) -> Figure:
-    """P(next | last character) of the model, of the data, and their difference.
-
-    Args:
-        counts: as `next_characters` returns them, (V, V).
-        expected: the same of the model.
-        characters: V of them; the commonest are shown where there are too many.
-    """
-    often = counts.sum(1)
-    data, model = (each / np.maximum(often, 1)[:, None] for each in (counts, expected))
-    shown = np.sort(np.argsort(-often, kind="stable")[:MOST_CHARACTERS])
-    model, data = (each[np.ix_(shown, shown)] for each in (model, data))
-    title = "" if len(shown) == len(characters) else f" (the {len(shown)} commonest of {len(characters):,} characters)"
+def next_character_picture(found: NextCharacters) -> Figure:
+    """P(next | last character) of the model, of the data, and their difference."""
+    data, model = (each / np.maximum(found.often, 1)[:, None] for each in (found.counts, found.expected))
+    many = len(found.characters) < found.of
+    title = f" (the {len(found.characters)} commonest of {found.of:,} characters)" if many else ""
     figure = Figure(figsize=(18, 6), layout="constrained")
     figure.suptitle(f"P(next character | last character); '.' is the start and the end of a name{title}")
     most, apart = max(model.max(), data.max()), abs(model - data).max()
@@ -97,7 +112,7 @@ def next_character_picture(counts: np.ndarray, expected: np.ndarray, characters:
     )
     for axes, (name, values, colors) in zip(figure.subplots(1, 3), panels, strict=True):
         image = axes.imshow(values, **colors)
-        _label(axes, [characters[i] for i in shown])
+        _label(axes, [label(character) for character in found.characters])
         axes.set_title(name)
         figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
@@ -122,6 +137,8 @@ def save(figure: Figure, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it draws a box for it
+            figure.savefig(path, dpi=100)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): {MAKE_ROOM}") from error

@@ -16,6 +16,7 @@ from namemlp.windows import ContextWindows
 
 LARGEST_TABLE = 2**24  # probabilities, of 8 bytes each
 PART = 2**21  # numbers that are worked on at once
+MOST_NAMES = 10**8
 MOST_IN_VAIN = 100_000  # draws in a row that bring no name
 
 
@@ -61,6 +62,10 @@ class Generation:
         for name, value in dict(num_names=num_names, top_k=top_k, max_length=max_length).items():
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: it must be at least 1")
+        if num_names > MOST_NAMES:
+            raise UserError(
+                f"num_names is {num_names:,}: at most {MOST_NAMES:,} are held at once, draw the rest with other seeds"
+            )
         if not 0 < temperature < math.inf:
             raise UserError(f"temperature is {temperature}: it must be above 0; top_k 1 takes the likeliest character")
         if seed is not None and not 0 <= seed < 2**64:
@@ -172,7 +177,8 @@ class NextCharacters:
         if (start := (contexts == 0).all(1)).any():
             logits[start, 0] = -torch.inf  # a name has at least one character
         if self.top_k is not None and self.top_k < self.size:
-            logits[logits < logits.topk(self.top_k).values[:, -1:]] = -torch.inf
+            likeliest = logits.topk(self.top_k).indices
+            logits = torch.full_like(logits, -torch.inf).scatter(1, likeliest, logits.gather(1, likeliest))
         if self.temperature != 1:  # less their largest, so that none becomes infinite
             logits = (logits - logits.amax(1, keepdim=True)) / self.temperature
         sums = logits.softmax(1).cumsum(1)
@@ -203,7 +209,7 @@ def uniform(seed: int, place: int, first: int, count: int) -> Tensor:
 
     A function of seed, place and number alone. `first` is a multiple of 4, which is what the generator makes at a time.
     """
-    generator = np.random.Philox(key=[seed, place], counter=first // 4)
+    generator = np.random.Philox(key=np.array([seed, place], np.uint64), counter=first // 4)
     return torch.from_numpy(np.random.Generator(generator).random(count))
 
 

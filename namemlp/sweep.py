@@ -3,8 +3,10 @@
 import csv
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from lightning import Trainer
 
 from namemlp.datamodule import NamesDataModule
@@ -51,6 +53,10 @@ def sweep(trainer: Trainer, model: NameModule, data: NamesDataModule) -> tuple[n
         UserError: there are none to speak of.
     """
     optimizer = model.hparams.optimizer or SGD
+    if trainer.fast_dev_run:
+        raise UserError("trainer.fast_dev_run makes no sweep: leave it out")
+    if optimizer["class_path"].endswith("LBFGS"):
+        raise UserError("LBFGS tries many steps for an update, so that lr_find cannot sweep it: give another optimizer")
     gamma = (LARGEST / SMALLEST) ** (1 / (STEPS - 1))
     model.hparams.optimizer = {**optimizer, "init_args": {**optimizer.get("init_args", {}), "lr": SMALLEST}}
     model.hparams.lr_scheduler = {
@@ -59,8 +65,8 @@ def sweep(trainer: Trainer, model: NameModule, data: NamesDataModule) -> tuple[n
     }
     with suppress(Diverged):
         trainer.fit(model, datamodule=data)
-    points = [point for logger in trainer.loggers for point in getattr(logger, "points", [])]
-    points = [(rate, loss) for rate, loss in points if np.isfinite(loss)]
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, SweepLogger)]
+    points = [(rate, loss) for logger in loggers for rate, loss in logger.points if np.isfinite(loss)]
     if len(points) < STEPS / 10:
         raise UserError(
             f"the sweep ended after {len(points)} steps: give an optimizer, or a start, that can be trained"
@@ -72,17 +78,24 @@ def sweep(trainer: Trainer, model: NameModule, data: NamesDataModule) -> tuple[n
 def suggestion(rates: np.ndarray, losses: np.ndarray) -> float:
     """Half the learning rate at which the smoothed loss is lowest, to two digits.
 
-    At the lowest itself the loss has already begun to rise. (benchmarks/lr_find.py trains on both sides of it.)
+    There the loss is about to rise. (The README has what fits with this and other rates come to.)
     """
     return float(f"{rates[smoothed(losses).argmin()] / 2:.2g}")
 
 
-def in_words(suggested: float, class_path: str) -> str:
-    """How to use a suggested learning rate, on the command line and in a config."""
+def in_words(suggested: float, rates: np.ndarray, losses: np.ndarray, optimizer: dict[str, Any]) -> str:
+    """A suggested learning rate as a line for a config, and what speaks against it."""
+    settings = {name: value for name, value in optimizer["init_args"].items() if value is not None}
+    line = {"optimizer": {"class_path": optimizer["class_path"], "init_args": {**settings, "lr": suggested}}}
+    lowest, edge = smoothed(losses).argmin(), len(rates) // 50
+    doubt = ""
+    if lowest < edge:
+        doubt = f"\nbut the loss rises from the start, {rates[0]:g}: a smaller one may be better"
+    elif lowest >= len(rates) - edge:
+        doubt = f"\nbut the loss still falls at the end, {rates[-1]:g}: a larger one may be better"
     return (
-        f"suggested learning rate: {suggested:g}, half of where the smoothed loss is lowest\n"
-        f"on the command line:  --optimizer.lr {suggested:g}\n"
-        f"in a config:          optimizer: {{class_path: {class_path}, init_args: {{lr: {suggested:g}}}}}"
+        f"suggested learning rate: {suggested:g}, half of where the smoothed loss is lowest{doubt}\n"
+        f"in a config: {yaml.safe_dump(line, default_flow_style=True, width=10**6).strip()}"
     )
 
 

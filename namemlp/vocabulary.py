@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from namemlp.errors import UserError
+from namemlp.errors import UserError, shortened
 
 END = "."  # the mark for the start and the end of a name; always id 0
 
@@ -30,7 +30,9 @@ class Vocabulary:
     def __init__(self, characters: str) -> None:
         surrogate = any("\ud800" <= character <= "\udfff" for character in characters)
         if characters[:1] != END or len(set(characters)) != len(characters) or surrogate:
-            raise UserError(f"vocabulary {characters!a} must start with {END!r} and hold each character once")
+            raise UserError(
+                f"vocabulary {shortened(ascii(characters))} must start with {END!r} and hold each character once"
+            )
         if len(characters) > LARGEST:
             raise UserError(f"{len(characters):,} different characters are more than a model can have, {LARGEST:,}")
         self.characters = characters

@@ -186,7 +186,7 @@ def test_fit_in_blocks_stays_in_blocks_and_imports_no_pictures(folder):
 def test_kinds_and_labels_of_characters():
     assert [kind(character) for character in ".aéÖyBжи'- ы名"] == [
         *("end mark", "vowel", "vowel", "vowel", "consonant", "consonant", "consonant", "vowel"),
-        *("other", "other", "other", "vowel", "consonant"),
+        *("other", "other", "other", "vowel", "other"),
     ]
     assert [label(character) for character in "a. \u3000名\u200b"] == ["a", ".", "U+0020", "U+3000", "名", "U+200B"]
 

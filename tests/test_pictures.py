@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from namemlp import NameModule, NamesDataModule, pictures
-from namemlp.sweep import smoothed, suggestion
+from namemlp.sweep import in_words, smoothed, suggestion
 from tests.conftest import SMALL, SMALL_LIST, curves
 
 RUN = Path("lightning_logs/version_0")
@@ -45,7 +45,7 @@ def test_plot_from_a_checkpoint_that_is_elsewhere(fit, namemlp):
     )
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt", "--output=drawn")
     assert result.out.splitlines() == ["drawn/next_characters.png"]
-    assert result.err == ". is no run folder with curves, so that there is no loss.png\n"
+    assert result.err == "no curves of train/loss and val/loss in ., and so no loss.png\n"
     Path("moved.txt").write_text("\n".join(SMALL_LIST[:20]))
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt")
     assert result.code == 2
@@ -66,40 +66,41 @@ def test_the_loss_picture_has_the_curves_of_the_run(fit):
     assert log10.lines[0].get_ydata() == pytest.approx(np.log10(found["train/loss"][1]))
 
 
-def test_next_characters_are_counted_and_expected_over_the_contexts(folder):
+@pytest.mark.parametrize("most", [60, 4])
+def test_next_characters_are_counted_and_expected_over_the_contexts(folder, most):
     data = NamesDataModule("names.txt", context_length=2)
     data.setup("fit")
     model = NameModule(data.vocabulary.characters, 2, hidden_size=10, init="scaled")
-    counts, expected = pictures.next_characters(model, data.train_set)
+    found = pictures.next_characters(model, data.train_set, most)
     x, y = data.train_set[:]
+    often = Counter(x[:, 1].tolist())
+    commonest = sorted(sorted(often, key=lambda i: (-often[i], i))[:most])
+    shown = range(len(data.vocabulary)) if most == 60 else commonest
+    assert found.characters == "".join(data.vocabulary.characters[i] for i in shown)
+    assert found.of == len(data.vocabulary)
+    assert found.often.tolist() == [often[i] for i in shown]
     pairs = Counter(zip(x[:, 1].tolist(), y.tolist(), strict=True))
-    assert {(i, j): n for (i, j), n in np.ndenumerate(counts) if n} == pairs
+    assert found.counts.tolist() == [[pairs[i, j] for j in shown] for i in shown]
     probabilities = model(x).softmax(1).detach()
-    for last in range(len(data.vocabulary)):
-        assert expected[last] == pytest.approx(probabilities[x[:, 1] == last].sum(0).numpy(), abs=1e-4)
+    for row, last in zip(found.expected, shown, strict=True):
+        assert row == pytest.approx(probabilities[x[:, 1] == last].sum(0)[list(shown)].numpy(), abs=1e-4)
 
 
 def test_the_next_character_picture_shows_model_data_and_difference():
     counts, expected = np.array([[0, 6, 2], [4, 0, 4], [3, 1, 0]]), np.array([[0.5, 5, 2.5], [4, 1, 3], [2, 1, 1]])
-    figure = pictures.next_character_picture(counts, expected, ".ab")
+    found = pictures.NextCharacters(".a ", 9, np.array([8, 8, 4]), counts, expected)
+    figure = pictures.next_character_picture(found)
+    assert "the 3 commonest of 9 characters" in figure.get_suptitle()
     panels = figure.axes[:3]
     assert [axes.get_title() for axes in panels] == ["model", "data", "model − data"]
     for axes in panels:
-        assert [text.get_text() for text in axes.get_xticklabels()] == [".", "a", "b"]
-        assert [text.get_text() for text in axes.get_yticklabels()] == [".", "a", "b"]
+        assert [text.get_text() for text in axes.get_xticklabels()] == [".", "a", "U+0020"]
+        assert [text.get_text() for text in axes.get_yticklabels()] == [".", "a", "U+0020"]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("next character", "last character")
     model, data, difference = (np.asarray(axes.images[0].get_array()) for axes in panels)
     assert data == pytest.approx(counts / [[8], [8], [4]])
     assert model == pytest.approx(expected / [[8], [8], [4]])
     assert difference == pytest.approx(model - data)
-
-
-def test_of_many_characters_the_commonest_are_shown():
-    characters = "." + "".join(map(chr, range(0x4E00, 0x4E00 + 99)))
-    counts = np.outer(np.arange(1, 101), np.ones(100))
-    figure = pictures.next_character_picture(counts, counts, characters)
-    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == list(characters[40:])
-    assert "the 60 commonest of 100 characters" in figure.get_suptitle()
 
 
 def test_lr_find_sweeps_the_notebooks_learning_rates(fit, namemlp):
@@ -126,7 +127,28 @@ def test_lr_find_sweeps_the_notebooks_learning_rates(fit, namemlp):
     config = yaml.safe_load(namemlp("fit", "--config=found.yaml", "--print_config").out)
     assert config["optimizer"]["class_path"] == "torch.optim.AdamW"
     assert config["optimizer"]["init_args"]["lr"] == float(suggested)
-    assert namemlp("fit", "--optimizer.lr", suggested, "--print_config").code == 0
+    assert config["optimizer"]["init_args"]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("--trainer.fast_dev_run=true", "trainer.fast_dev_run makes no sweep: leave it out"),
+        ("--optimizer=LBFGS", "LBFGS tries many steps for an update, so that lr_find cannot sweep it: "),
+    ],
+)
+def test_what_makes_no_sweep_is_told(namemlp, setting, sentence):
+    result = namemlp("lr_find", "--data.path=names.txt", *SMALL, setting)
+    assert result.code == 2
+    assert result.err.startswith(f"namemlp: error: {sentence}")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("slope", [1, -1])
+def test_a_sweep_without_a_lowest_loss_in_it_says_so(slope):
+    rates = 10 ** np.linspace(-3, 0, 1000)
+    told = in_words(0.5, rates, slope * np.log(rates), {"class_path": "torch.optim.SGD", "init_args": {}})
+    assert ("rises from the start, 0.001: a smaller one" if slope > 0 else "falls at the end, 1: a larger one") in told
 
 
 def test_a_sweep_that_diverges_ends_there(namemlp):

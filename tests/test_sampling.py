@@ -94,6 +94,10 @@ def test_the_names_of_a_seed_do_not_depend_on_how_they_are_drawn(tiny, monkeypat
     assert tiny.sample(500, seed=7, unique=True) == some
 
 
+def test_large_seeds_differ(tiny):
+    assert len({tuple(tiny.sample(20, seed=seed)) for seed in (0, 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1)}) == 6
+
+
 def test_without_a_seed_names_differ_unless_torch_is_seeded(tiny):
     assert tiny.sample(50) != tiny.sample(50)
     torch.manual_seed(3)
@@ -135,6 +139,7 @@ def test_names_that_are_to_differ_do(tiny):
     ("settings", "sentence"),
     [
         (dict(num_names=0), "num_names is 0: it must be at least 1"),
+        (dict(num_names=10**9), "num_names is 1,000,000,000: at most 100,000,000 are held at once"),
         (dict(top_k=0), "top_k is 0: it must be at least 1"),
         (dict(temperature=0.0), "temperature is 0.0: it must be above 0; top_k 1 takes the likeliest character"),
         (dict(temperature=float("nan")), "temperature is nan: "),
@@ -227,6 +232,18 @@ def test_a_model_trained_on_with_another_list_knows_both(fit):
     Path("other.txt").write_text("bob\nanna\neva\n" * 20)
     fit(10, "--ckpt_path=last", "--data.path=other.txt", "--allow_changes")
     assert NameModule.load_from_checkpoint(LAST).knows(["bob", "emma", "eve"]) == [True, True, False]
+
+
+@pytest.mark.parametrize("command", ["sample", "plot"])
+def test_a_checkpoint_with_other_weights_is_refused(fit, namemlp, command):
+    fit(5)
+    checkpoint = torch.load(LAST, weights_only=True)
+    checkpoint["state_dict"]["network.hidden.bias"] = torch.zeros(3)
+    torch.save(checkpoint, "other.ckpt")
+    result = namemlp(command, "--ckpt_path=other.ckpt")
+    assert result.code == 2
+    assert result.err.startswith("namemlp: error: other.ckpt does not hold the weights of its model: ")
+    assert result.err.count("\n") == 1
 
 
 def test_mistakes_on_the_command_line_end_in_a_sentence(fit, namemlp):
