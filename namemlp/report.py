@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from namemlp.corpus import Corpus
 from namemlp.runs import is_run_folder
+from namemlp.sampling import per_name
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
@@ -24,8 +24,8 @@ def metrics_table(metrics: dict[str, dict[str, float]], sizes: dict[str, int]) -
 
 def log_probabilities(corpus: Corpus, of_characters: Tensor) -> Iterator[str]:
     """Each name of a list with its log-probability, tab between, from those of its (examples,) characters, in nats."""
-    of_names = torch.segment_reduce(of_characters.double(), "sum", lengths=torch.from_numpy(corpus.sizes))
-    return (f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, of_names.tolist(), strict=True))
+    scores = per_name(corpus, of_characters).tolist()
+    return (f"{name}\t{score:.4f}\n" for name, score in zip(corpus.names, scores, strict=True))
 
 
 def resume_command(last: Path, *more: str) -> str:
