@@ -114,19 +114,20 @@ def update_ratios(trainer: Trainer, module: LightningModule) -> dict[str, float]
     if len(trainer.optimizers) != 1 or isinstance(trainer.optimizers[0], torch.optim.LBFGS):
         return {}  # LBFGS cannot be copied
     with torch.inference_mode(False), torch.enable_grad():
-        network, optimizer = copy.deepcopy((module.network, trainer.optimizers[0]))
         examples, count = trainer.datamodule.train_set, trainer.train_dataloader.sampler.update_size
         count = min(len(examples), count * trainer.accumulate_grad_batches)
-        x, y = examples[torch.linspace(0, len(examples) - 1, count).long()]
-        F.cross_entropy(network(x.to(module.device)), y.to(module.device)).backward()
-        module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-        before, after = dict(module.network.named_parameters()), dict(network.named_parameters())
-        if more_than_sgd(trainer) is None:  # written out, because a step imports torch's compiler
-            rate = optimizer.param_groups[0]["lr"]
-            changes = {name: rate * weights.grad for name, weights in after.items()}
+        x, y = (part.to(module.device) for part in examples[torch.linspace(0, len(examples) - 1, count).long()])
+        before = dict(module.network.named_parameters())
+        if more_than_sgd(trainer) is None and not trainer.gradient_clip_val:  # quicker than with copies
+            gradients = torch.autograd.grad(F.cross_entropy(module.network(x), y), before.values())
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            changes = {name: rate * gradient for name, gradient in zip(before, gradients, strict=True)}
         else:
+            network, optimizer = copy.deepcopy((module.network, trainer.optimizers[0]))
+            F.cross_entropy(network(x), y).backward()
+            module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()
-            changes = {name: weights - before[name] for name, weights in after.items()}
+            changes = {name: weights - before[name] for name, weights in network.named_parameters()}
         ratios = {name: (change.norm() / before[name].norm()).log10().item() for name, change in changes.items()}
     return {f"update/{name}": ratio for name, ratio in ratios.items() if np.isfinite(ratio)}
 
@@ -158,30 +159,24 @@ def embedding_picture(weights: Tensor, characters: str) -> Summary.Image:
     places[:, 1] = 1 - places[:, 1]  # a picture's rows count from the top
     places = places * (WIDTH - 2 * MARGIN) + torch.tensor([MARGIN, TOP + MARGIN])
 
-    size = WIDTH, WIDTH + 2 * TOP
-    layers = {name: Image.new("L", size) for name in COLORS}  # 255 where a color is to be
+    # Few colors make a small file, and TensorBoard takes a tenth of a millisecond for the checksum of a kilobyte.
+    image = Image.new("P", (WIDTH, WIDTH + 2 * TOP))
+    image.putpalette(palette())
 
     def write(text: str, color: str, points: int, x: float, y: float) -> None:
-        drawn, left, top = text_picture(text, points)
-        layers[color].paste(255, (round(x) + left, round(y) + top), drawn)
+        drawn, mask, left, top = text_picture(text, color, points)
+        image.paste(drawn, (round(x) + left, round(y) + top), mask)
 
-    ImageDraw.Draw(layers["other"]).rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline=80)
+    ImageDraw.Draw(image).rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline=shades("other")[80])
     write(title, "other", 11, WIDTH / 2, TOP / 2)
     for character, place in zip(characters[:shown], places.tolist(), strict=True):
         write("end" if character == END else label(character), kind(character), 17, *place)
     kinds = [name for name in COLORS if name in map(kind, characters[:shown])]
     for i, name in enumerate(kinds):
         write(name, name, 11, WIDTH * (i + 0.5) / len(kinds), WIDTH + 1.5 * TOP)
-    # Few colors make a small file, and TensorBoard takes a tenth of a millisecond for the checksum of a kilobyte.
-    pixels = np.zeros(size[::-1], np.uint8)
-    for i, layer in enumerate(layers.values()):
-        shades = np.asarray(layer) >> 4
-        pixels = np.where(shades > 0, 16 * i + shades, pixels)
-    image = Image.fromarray(pixels)
-    image.putpalette(palette())
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=3)
-    return Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=encoded.getvalue())
+    return Summary.Image(width=image.width, height=image.height, colorspace=3, encoded_image_string=encoded.getvalue())
 
 
 @cache
@@ -191,13 +186,20 @@ def palette() -> list[int]:
     return [round(255 + (part - 255) * shade / 15) for color in colors for shade in range(16) for part in color]
 
 
+def shades(color: str) -> list[int]:
+    """The places in `palette` of what a color is where it covers 0 to 255 parts of 255."""
+    return [16 * list(COLORS).index(color) + cover // 16 for cover in range(256)]
+
+
 @lru_cache(1000)  # else half the time of a picture
-def text_picture(text: str, points: int) -> tuple[Image.Image, int, int]:
-    """A text as a mask, and where its left top corner is from its middle."""
+def text_picture(text: str, color: str, points: int) -> tuple[Image.Image, Image.Image, int, int]:
+    """A text in the colors of `palette`, where it is not white, and where its left top corner is from its middle."""
     left, top, right, bottom = font(points).getbbox(text, anchor="mm")
-    drawn = Image.new("L", (max(1, ceil(right - left)), max(1, ceil(bottom - top))))
-    ImageDraw.Draw(drawn).text((-left, -top), text, fill=255, font=font(points), anchor="mm")
-    return drawn, floor(left), floor(top)
+    cover = Image.new("L", (max(1, ceil(right - left)), max(1, ceil(bottom - top))))
+    ImageDraw.Draw(cover).text((-left, -top), text, fill=255, font=font(points), anchor="mm")
+    drawn, mask = cover.point(shades(color)), cover.point([0] * 16 + [255] * 240)
+    drawn.putpalette(palette())
+    return drawn, mask, floor(left), floor(top)
 
 
 @cache
