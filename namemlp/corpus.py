@@ -1,6 +1,5 @@
-"""Read and check a list of names, split it, and lay it out as one flat stream of ids."""
+"""Read and check a list of names, and hold it as ids."""
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +8,6 @@ from importlib.resources import files
 
 import fsspec
 import numpy as np
-import torch
-from torch import Tensor
 
 from namemlp.errors import UserError
 from namemlp.vocabulary import END, Vocabulary, code_points
@@ -28,7 +25,7 @@ class Corpus:
 
     Attributes:
         ids: every name followed by the end mark, (examples,), in the smallest integer type.
-        sizes: the length of each name with its end mark, (names,) int64.
+        sizes: the length of each name with its end mark, (names,) int16.
         vocabulary: the characters behind the ids.
         source: where the list came from, for messages.
     """
@@ -54,7 +51,7 @@ class Corpus:
             for name in names:
                 vocabulary.encode(name)  # names the one
             raise
-        return cls(ids, np.array([len(name) + 1 for name in names], dtype=np.int64), vocabulary, "these names")
+        return cls(ids, np.array([len(name) + 1 for name in names], np.int16), vocabulary, "these names")
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -66,6 +63,11 @@ class Corpus:
         for start in range(0, len(self.ids), PART):
             digest.update(codes[self.ids[start : start + PART]].tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """The `digests` of its names, sorted, (distinct,) int32."""
+        return np.unique(digests(self))
 
     @cached_property
     def names(self) -> list[str]:
@@ -98,11 +100,15 @@ def read_corpus(path: str | None = None, lowercase: bool = False, vocabulary: Vo
             vocabulary = Vocabulary.of(*codes)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
-    for part in codes:
-        if (vocabulary.ids(part) < 0).any():
+    ids, end = np.empty(sum(map(len, codes)), vocabulary.dtype), 0
+    for i, part in enumerate(codes):
+        found = vocabulary.ids(part)
+        if (found < 0).any():
             raise UserError(f"{source} has {vocabulary.unknown(''.join(map(chr, np.unique(part))))}")
-    ids = [vocabulary.ids(part).astype(vocabulary.dtype) for part in codes]
-    return Corpus(np.concatenate(ids), np.concatenate(sizes), vocabulary, source)
+        ids[end : end + len(part)] = found
+        end += len(part)
+        codes[i] = None  # which frees it
+    return Corpus(ids, np.concatenate(sizes), vocabulary, source)
 
 
 def _parts(path: str | None, source: str) -> Iterator[bytes]:
@@ -160,7 +166,9 @@ def _names(part: bytes, lowercase: bool, source: str, line: int) -> tuple[np.nda
     edges[ends + 1] -= 1
     codes = codes[edges[:-1].cumsum(dtype=np.int8).view(bool)]
     largest = codes.max(initial=0)
-    return codes.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32), sizes
+    return codes.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32), sizes.astype(
+        np.int16
+    )
 
 
 def _too_long(source: str, line: int) -> str:
@@ -183,64 +191,19 @@ def _name_bounds(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return starts, ends
 
 
-def shuffled_order(n: int, seed: int, shuffles: int) -> np.ndarray:
-    """The order of a list of n names that was shuffled again and again in place, each time from the same seed.
+def digests(corpus: Corpus) -> np.ndarray:
+    """What tells the names of a list from others, (names,) int32: a polynomial of their ids, modulo 2**64 and mixed.
 
-    Source: the notebook's `random.seed(42); random.shuffle(words)`, whose cell had been run three times.
-
-    Returns:
-        (n,) int64: what stands at place i of the shuffled list is name order[i] of the file.
+    Another name has the same one by chance, once in 4 billion for each name of the list.
     """
-    once = list(range(n))
-    random.Random(seed).shuffle(once)
-    order, again = np.arange(n), np.array(once)
-    while shuffles:  # by squaring: twice as often at each turn
-        if shuffles % 2:
-            order = order[again]
-        again, shuffles = again[again], shuffles // 2
-    return order
-
-
-def split_sizes(n: int, fractions: tuple[float, float, float], source: str) -> tuple[int, int, int]:
-    """How many of n names go to training, validation and test: cut at int(0.8 n) and int(0.9 n) for 80/10/10.
-
-    Raises:
-        UserError: the fractions do not add up to 1, or a split would be empty.
-    """
-    train, val, test = fractions
-    if not min(fractions) > 0 or not abs(train + val + test - 1) < 1e-6:
-        raise UserError(f"data.split {list(fractions)} must be three fractions above 0 that add up to 1")
-    # Rounded, because in floating point 0.7 + 0.2 is a little less than 0.9 and would lose a name.
-    first, second = int(train * n), int(round(train + val, 9) * n)
-    sizes = first, second - first, n - second
-    if min(sizes) < 1:
-        raise UserError(
-            f"{source} has {n} name{'s'[: n != 1]}, too few for a split of {list(fractions)}, which gives "
-            f"{sizes[0]} / {sizes[1]} / {sizes[2]} names: add names or change data.split"
-        )
-    return sizes
-
-
-def flat_stream(corpus: Corpus, order: np.ndarray, context_length: int) -> tuple[Tensor, Tensor]:
-    """Lay the names out in the given order as T zeros, a name, T zeros, a name, … and T zeros.
-
-    Args:
-        corpus: the names.
-        order: which names, in which order, (n,) int64.
-        context_length: T.
-
-    Returns:
-        stream: (length,) ids. Its row p, stream[p : p + T + 1], is a context of T ids and the id that follows.
-        positions: (examples,) int32 (int64 for a very long stream), the rows that are examples: one for each
-            character and one for the end of each name, in order.
-    """
-    sizes = corpus.sizes[order]
-    length = int(sizes.sum()) + len(order) * (context_length - 1) + context_length
-    index = np.int32 if length < 2**31 else np.int64
-    example = np.arange(sizes.sum(), dtype=index)
-    # A name of n characters has n + 1 examples and takes n + T places: each name before one shifts it by T - 1 more.
-    positions = example + np.repeat(np.arange(len(order), dtype=index) * (context_length - 1), sizes)
-    moved = (corpus.sizes.cumsum()[order] - sizes.cumsum()).astype(index)  # from its place in the file to its new one
-    stream = np.zeros(length, corpus.ids.dtype)
-    stream[positions + context_length] = corpus.ids[example + np.repeat(moved, sizes)]
-    return torch.from_numpy(stream), torch.from_numpy(positions)
+    powers = np.multiply.accumulate(np.full(corpus.sizes.max(initial=0), 0x9E3779B97F4A7C15, np.uint64))
+    found, end = np.zeros(len(corpus), np.int32), 0
+    for part in np.array_split(np.arange(len(corpus)), len(corpus) // 2**17 + 1) if len(corpus) else ():
+        sizes = corpus.sizes[part]
+        starts = sizes.cumsum() - sizes
+        begin, end = end, end + int(sizes.sum())
+        place = np.arange(end - begin) - np.repeat(starts, sizes)
+        sums = np.add.reduceat(corpus.ids[begin:end].astype(np.uint64) * powers[place], starts)
+        sums = (sums ^ (sums >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        found[part] = (sums >> np.uint64(32)).astype(np.uint32).view(np.int32)
+    return found

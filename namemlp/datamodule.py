@@ -1,6 +1,6 @@
 """A list of names as training, validation and test data."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,10 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from namemlp.corpus import Corpus, flat_stream, read_corpus, shuffled_order, split_sizes
+from namemlp.corpus import Corpus, read_corpus
 from namemlp.errors import UserError
+from namemlp.splits import flat_stream, split_sizes, split_stream
+from namemlp.store import is_long, kept, read_long_corpus
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import ContextWindows, TrainingLoader, TrainingOrder
 
@@ -63,28 +65,34 @@ class NamesDataModule(LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The list of names, read on first use."""
-        given = self.hparams.vocabulary
-        return read_corpus(self.hparams.path, self.hparams.lowercase, None if given is None else Vocabulary(given))
+        path, lowercase, given = (self.hparams[name] for name in ("path", "lowercase", "vocabulary"))
+        read = read_long_corpus if is_long(path) else read_corpus
+        return read(path, lowercase, None if given is None else Vocabulary(given))
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self.corpus.vocabulary
 
     def setup(self, stage: str) -> None:
+        corpus, context_length = self.corpus, self.hparams.context_length
         if stage == "predict":
-            self.predict_set = self._windows(np.arange(len(self.corpus)))[0]
+            stream = flat_stream(corpus, np.arange(len(corpus)), context_length)
+            self.predict_set = ContextWindows(stream, context_length)
         elif not hasattr(self, "train_set"):
-            train, val, _ = split_sizes(len(self.corpus), self.hparams.split, self.corpus.source)
-            order = shuffled_order(len(self.corpus), self.hparams.split_seed, self.hparams.shuffles)
-            self.train_set, self.val_set, self.test_set = self._windows(order, train, train + val)
-
-    def _windows(self, order: np.ndarray, *cuts: int) -> list[ContextWindows]:
-        """The windows of the names in the given order, cut into sets before the given names."""
-        stream, positions = flat_stream(self.corpus, order, self.hparams.context_length)
-        cuts = self.corpus.sizes[order].cumsum()[np.array(cuts, dtype=int) - 1]  # names -> examples
-        return [
-            ContextWindows(stream, part, self.hparams.context_length) for part in positions.tensor_split(cuts.tolist())
-        ]
+            names = split_sizes(len(corpus), self.hparams.split, corpus.source)
+            how = dict(seed=self.hparams.split_seed, shuffles=self.hparams.shuffles, names=names)
+            how["zeros"] = max(context_length, 64)  # so that what is kept serves any usual one
+            split = partial(split_stream, corpus, **how)
+            if is_long(self.hparams.path):
+                key = dict(corpus=corpus.digest, vocabulary=corpus.vocabulary.characters, **how)
+                found = kept(self.hparams.path, "splits", key, split)
+            else:
+                found = split()
+            stream, first, second = found["stream"][how["zeros"] - context_length :], found["first"], found["second"]
+            self.train_set, self.val_set, self.test_set = (
+                ContextWindows(stream, context_length, examples)
+                for examples in (slice(first), slice(first, second), slice(second, None))
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What checkpoints keep besides the settings: which list it was, and the place in its order."""

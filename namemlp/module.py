@@ -20,7 +20,7 @@ from namemlp.metrics import NameMetrics
 from namemlp.network import NameMLP
 from namemlp.optimizers import SGD, make_optimizer, step_plateau_schedulers
 from namemlp.randomness import random_states, set_random_states
-from namemlp.sampling import Generation, digests
+from namemlp.sampling import Generation
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import TrainingLoader
 
@@ -90,7 +90,7 @@ class NameModule(Generation, LightningModule):
             set_random_states(self._random_states)
         self._random_states = None
         if isinstance(self.trainer.datamodule, NamesDataModule):
-            self.known_names = np.union1d(self.known_names, digests(self.trainer.datamodule.corpus))
+            self.known_names = np.union1d(self.known_names, self.trainer.datamodule.corpus.known)
         loop = self.trainer.fit_loop
         if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
             loop.reset_restart_stage()  # a new epoch begins, which the Trainer would not count

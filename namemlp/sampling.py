@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from namemlp.corpus import LONGEST, Corpus, flat_stream
+from namemlp.corpus import LONGEST, Corpus, digests
 from namemlp.errors import UserError, shortened
+from namemlp.splits import flat_stream
 from namemlp.vocabulary import Vocabulary, code_points
 from namemlp.windows import ContextWindows
 
@@ -120,7 +121,7 @@ class Generation:
             return torch.zeros(0, dtype=torch.float64)
         corpus = Corpus.of(names, self.vocabulary)
         context_length = self.hparams.context_length
-        windows = ContextWindows(*flat_stream(corpus, np.arange(len(corpus)), context_length), context_length)
+        windows = ContextWindows(flat_stream(corpus, np.arange(len(corpus)), context_length), context_length)
         with torch.inference_mode():
             parts = torch.arange(len(windows)).split(2048)
             scores = [self.predict_step([part.to(self.device) for part in windows[part]], 0).cpu() for part in parts]
@@ -215,23 +216,4 @@ def uniform(seed: int, place: int, first: int, count: int) -> Tensor:
 
 def per_name(corpus: Corpus, of_characters: Tensor) -> Tensor:
     """The sums over each name of (examples,) log-probabilities, (names,) float64."""
-    return torch.segment_reduce(of_characters.double(), "sum", lengths=torch.from_numpy(corpus.sizes))
-
-
-def digests(corpus: Corpus) -> np.ndarray:
-    """What tells the names of a list from others, (names,) int32: a polynomial of their ids, modulo 2**64 and mixed.
-
-    Another name has the same one by chance, once in 4 billion for each name of the list.
-    """
-    powers = np.multiply.accumulate(np.full(corpus.sizes.max(initial=0), 0x9E3779B97F4A7C15, np.uint64))
-    ends, found = corpus.sizes.cumsum(), []
-    starts = ends - corpus.sizes
-    for part in np.array_split(np.arange(len(corpus)), len(corpus.ids) // PART + 1):
-        if not len(part):
-            continue
-        begin, end = starts[part[0]], ends[part[-1]]
-        place = np.arange(begin, end) - np.repeat(starts[part], corpus.sizes[part])
-        sums = np.add.reduceat(corpus.ids[begin:end].astype(np.uint64) * powers[place], starts[part] - begin)
-        sums = (sums ^ (sums >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-        found.append((sums >> np.uint64(32)).astype(np.uint32).view(np.int32))
-    return np.concatenate(found) if found else np.zeros(0, np.int32)
+    return torch.segment_reduce(of_characters.double(), "sum", lengths=torch.from_numpy(corpus.sizes).long())

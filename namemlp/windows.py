@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -12,26 +13,33 @@ from namemlp.errors import UserError
 
 
 class ContextWindows(Dataset):
-    """Examples (context, next character) read out of a flat stream of ids.
+    """Examples (context, next character): the characters of a stream of names, each after the T before it.
+
+    A context never reaches into the name before: what is not of its name counts as end marks.
 
     An index may be a number, a list, a slice or a tensor of numbers; with B examples asked for, the answer is
     (B, T) contexts and (B,) targets, int64; with a tensor of (K, B) numbers (K, B, T) and (K, B).
 
     Args:
-        stream: (length,) ids.
-        positions: (examples,) where the examples' rows start in the stream.
+        stream: T ids that are not looked at but have to be there, then names, each followed by the end mark.
         context_length: T.
+        examples: which of the characters after those T; all.
     """
 
-    def __init__(self, stream: Tensor, positions: Tensor, context_length: int) -> None:
-        self.rows = stream.unfold(0, context_length + 1, 1)  # (length - T, T + 1), a view: nothing is copied
-        self.positions = positions
+    def __init__(self, stream: np.ndarray, context_length: int, examples: slice = slice(None)) -> None:
+        stops = range(len(stream) - context_length, len(stream) + 1)
+        self.columns = [stream[t:stop][examples] for t, stop in enumerate(stops)]  # T + 1 views: nothing is copied
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.columns[0])
 
     def __getitem__(self, index: int | list[int] | slice | Tensor) -> tuple[Tensor, Tensor]:
-        rows = self.rows[self.positions[index]].long()  # (B, T + 1)
+        index = index.numpy() if isinstance(index, Tensor) else index
+        # One column after the other: the first read of a place waits for the memory, the others find it in the cache.
+        columns = [column[index] if isinstance(index, slice) else column.take(index) for column in self.columns]
+        for t in range(len(columns) - 2, 0, -1):
+            columns[t - 1] = columns[t - 1] * (columns[t] != 0)  # before an end mark there are but end marks
+        rows = torch.from_numpy(np.stack(columns, -1)).long()  # (B, T + 1)
         return rows[..., :-1], rows[..., -1]
 
 
@@ -77,13 +85,14 @@ class TrainingOrder(Sampler[Tensor]):
         return full + (rest >= self.num_replicas)
 
     def epoch(self, epoch: int) -> Tensor:
-        """The indices of one epoch in the order in which they are read, (examples,) int64."""
+        """The indices of one epoch in the order in which they are read, (examples,) int32 (int64 for very many)."""
         # Hashed, because the generator takes 32 bits and seed + epoch would give neighbouring seeds the same epochs.
         seed = random.Random(f"{self.seed} {epoch}").getrandbits(32)
         generator = torch.Generator().manual_seed(seed)
+        index = torch.int32 if self.num_examples < 2**31 else torch.int64
         if self.replacement:
-            return torch.randint(self.num_examples, (len(self) * self.update_size,), generator=generator)
-        return torch.randperm(self.num_examples, generator=generator)
+            return torch.randint(self.num_examples, (len(self) * self.update_size,), dtype=index, generator=generator)
+        return torch.randperm(self.num_examples, dtype=index, generator=generator)
 
     def __iter__(self) -> Iterator[Tensor]:
         if len(self) == 0:

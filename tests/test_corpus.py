@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from namemlp import UserError, Vocabulary
-from namemlp.corpus import flat_stream, read_corpus, shuffled_order, split_sizes
+from namemlp.corpus import read_corpus
+from namemlp.splits import flat_stream, shuffled_order, split_sizes
 from namemlp.windows import ContextWindows
 
 # Names of any script, also with a space inside; no end mark, and no line end or white space at the edges.
@@ -71,19 +72,18 @@ def test_windows_are_the_notebooks(tmp_path_factory, names, context_length, shuf
     corpus = read_corpus(write(tmp_path_factory.mktemp("lists"), "\n".join(names)))
     order = list(range(len(names)))
     shuffle.shuffle(order)
-    stream, positions = flat_stream(corpus, np.array(order), context_length)
-    x, y = ContextWindows(stream, positions, context_length)[:]
+    x, y = ContextWindows(flat_stream(corpus, np.array(order), context_length), context_length)[:]
     shuffled = [names[i] for i in order]
     contexts, targets = notebook_windows(shuffled, corpus.vocabulary.characters, context_length)
     assert x.tolist() == contexts
     assert y.tolist() == targets
 
 
-def test_the_stream_takes_a_byte_a_character():
+def test_an_example_takes_a_byte():
     corpus = read_corpus()
-    stream, positions = flat_stream(corpus, np.arange(len(corpus)), 3)
-    assert stream.element_size() == 1
-    assert positions.element_size() == 4
+    stream = flat_stream(corpus, np.arange(len(corpus)), 3)
+    assert stream.nbytes == 229_201 + 3
+    assert np.shares_memory(ContextWindows(stream, 3).columns[0], stream)
 
 
 def test_lower_case_is_only_made_on_demand(tmp_path):

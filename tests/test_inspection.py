@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
@@ -86,11 +87,11 @@ def test_a_unit_is_dead_only_if_it_is_saturated_for_the_whole_split():
         network.embedding.weight.copy_(torch.tensor([[0.0], [1.0]]))
         network.hidden.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [-3.0]]))
         network.hidden.bias.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]))  # the last is not saturated for character 1
-    stream = torch.zeros(2001, dtype=torch.uint8)
-    some, dead = tanh_units(network, ContextWindows(stream, torch.arange(2000), 1))
+    stream = np.zeros(2001, np.uint8)
+    some, dead = tanh_units(network, ContextWindows(stream, 1))
     assert (some.shape, dead) == ((256, 4), 3)
     stream[777] = 1  # not among those 256
-    some, dead = tanh_units(network, ContextWindows(stream, torch.arange(2000), 1))
+    some, dead = tanh_units(network, ContextWindows(stream, 1))
     assert (some[:, 3] > 0.97).all()
     assert dead == 2
 
