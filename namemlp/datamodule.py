@@ -127,9 +127,12 @@ class NamesDataModule(LightningDataModule):
         return self.evaluation_loader(self.predict_set)
 
     def evaluation_loader(self, examples: ContextWindows) -> DataLoader:
-        """All examples of a set in their order, in large batches."""
+        """All examples of a set in their order, in large batches; validation and test share them among processes."""
         size = self.hparams.eval_batch_size
         batches = [slice(start, start + size) for start in range(0, len(examples), size)]
+        shared = self.trainer is not None and self.trainer.state.fn != "predict"
+        if shared and len(batches) >= self.trainer.world_size:  # else every process takes all
+            batches = batches[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader(examples, sampler=batches, **self._loader_settings)
 
     @property

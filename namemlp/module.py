@@ -117,8 +117,15 @@ class NameModule(Generation, LightningModule):
         self._in_block = y.dim() == 2
         if self._in_block:
             return self._train_block(x, y)
-        self.batch_loss = F.cross_entropy(self(x), y)
+        self.batch_loss = self._loss(x, y)
         return self.batch_loss
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of a batch; of several processes the parts whose mean is that over all their examples."""
+        if self.trainer.world_size == 1 or not isinstance(self.trainer.train_dataloader, TrainingLoader):
+            return F.cross_entropy(self(x), y)
+        share = self.trainer.world_size / self.trainer.train_dataloader.examples_in_update()
+        return F.cross_entropy(self(x), y, reduction="sum") * share  # there may be none
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._in_block:
@@ -138,6 +145,7 @@ class NameModule(Generation, LightningModule):
         if reason := more_than_sgd(self.trainer):
             raise UserError(f"{reason} since step {self.trainer.global_step}: set model.updates_per_block to 1")
         losses = self._make_updates(x, y, rates)  # (K,)
+        self.batch_loss = losses[-1]
         self._write_curves(losses, rates)
         self._check_losses(losses, rates)
         self.blocks.count_updates(len(y) - 1)
@@ -145,7 +153,9 @@ class NameModule(Generation, LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self._in_block:
-            self._check_losses(loss.detach()[None], [self._rate()])
+            if self.trainer.world_size > 1:
+                self.batch_loss = self.trainer.strategy.reduce(self.batch_loss.detach(), reduce_op="mean")
+            self._check_losses(self.batch_loss.detach()[None], [self._rate()])
             super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -165,15 +175,12 @@ class NameModule(Generation, LightningModule):
                 logger.log_metrics(curves, first + i)
 
     def _check_losses(self, losses: Tensor, rates: Sequence[float]) -> None:
-        """Stop at the first of the next updates whose loss, (K,), is not finite, on whichever process."""
-        finite = bool(losses.isfinite().all())
-        if self.trainer.world_size > 1:
-            finite = self.trainer.strategy.reduce_boolean_decision(finite)
-        if not finite:
-            i = losses.isfinite().tolist().index(False) if len(losses) > 1 else 0
-            step = self.trainer.global_step + 1 + i
-            loss = math.nan if losses[i].isfinite() else losses[i].item()  # it may be that of another process
-            raise Diverged(f"the loss is {loss} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
+        """Stop at the first of the next updates whose loss, (K,), is not finite."""
+        if losses.isfinite().all():
+            return
+        i = losses.isfinite().tolist().index(False)
+        step = self.trainer.global_step + 1 + i
+        raise Diverged(f"the loss is {losses[i].item()} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
 
     def on_train_end(self) -> None:
         if self.blocks:

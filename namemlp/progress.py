@@ -64,7 +64,7 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = outputs["loss"]
+        self.loss = pl_module.batch_loss
         if self.bar is not None and time.monotonic() >= self.due:
             self._refresh(trainer)
             self.due = time.monotonic() + self.REFRESH
@@ -84,8 +84,7 @@ class StepProgress(ProgressBar):
         self._close(trainer)
 
     def _told(self, trainer: Trainer) -> str:
-        loss = self.loss.item() * trainer.accumulate_grad_batches  # by which the Trainer has divided it
-        told = [f"loss {loss:.4f}"]
+        told = [f"loss {self.loss.item():.4f}"]
         if "val/loss" in trainer.callback_metrics:
             told.append(f"val/loss {trainer.callback_metrics['val/loss']:.4f}")
         when, first = self.start

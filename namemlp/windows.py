@@ -50,7 +50,7 @@ class TrainingOrder(Sampler[Tensor]):
     that training has taken since its start: nothing else is needed to go on exactly where a run stopped.
 
     Where there are `blocks` (`namemlp.blocks.Blocks`), K batches are read at once, as (K, B) tensors; a smaller last
-    batch of an epoch stays by itself.
+    batch of an epoch stays by itself. Of an update with fewer examples than processes some get none.
 
     Args:
         num_examples: size of the training split.
@@ -80,9 +80,14 @@ class TrainingOrder(Sampler[Tensor]):
         self.blocks: Any = None
 
     def __len__(self) -> int:
-        """Batches in a whole epoch; an update that has not an example for every process is left out."""
-        full, rest = divmod(self.num_examples, self.update_size)
-        return full + (rest >= self.num_replicas)
+        """Batches in a whole epoch."""
+        return -(-self.num_examples // self.update_size)
+
+    def examples_in(self, batch: int) -> int:
+        """How many examples all processes together read for a batch of an epoch."""
+        if self.replacement:
+            return self.update_size
+        return min(self.update_size, self.num_examples - batch * self.update_size)
 
     def epoch(self, epoch: int) -> Tensor:
         """The indices of one epoch in the order in which they are read, (examples,) int32 (int64 for very many)."""
@@ -130,6 +135,10 @@ class TrainingLoader(DataLoader):
                 self.sampler.blocks.count_batches(count - 1)
             self.sampler.batches_read += count
             yield batch
+
+    def examples_in_update(self) -> int:
+        """How many examples all processes together have in the batch that was read last."""
+        return self.sampler.examples_in((self.sampler.batches_read - 1) % len(self.sampler))
 
     def state_dict(self) -> dict[str, int]:
         return {"batches_read": self.sampler.batches_read, "update_size": self.sampler.update_size}

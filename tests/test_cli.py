@@ -282,22 +282,6 @@ def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, signum):
     assert curves("lightning_logs/version_0")["train/loss"] == curves("lightning_logs/version_1")["train/loss"]
 
 
-def test_two_processes_train_as_one_with_their_batches_together(fit, folder):
-    fit(11)  # an epoch has 12 updates, the last of an odd number of examples
-    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--data.batch_size=16"]
-    command += ["--trainer.max_steps=11", "--trainer.strategy=ddp", "--trainer.devices=2"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("lightning_logs/version_1/checkpoints/last.ckpt") == 2  # said once, by one process
-    assert process.stdout.count("one update at a time: the strategy is DDPStrategy\n") == 1
-    one, two = (torch.load(LAST.format(run), weights_only=True)["state_dict"] for run in (0, 1))
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-5)
-    assert curves("lightning_logs/version_1")["val/loss"] == pytest.approx(
-        curves("lightning_logs/version_0")["val/loss"]
-    )
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_one_of_two_processes_stops_both(folder, signum):
     two = ("--trainer.strategy=ddp", "--trainer.devices=2")

@@ -164,17 +164,6 @@ def test_another_learning_rate_is_taken_up_and_the_examples_go_on(fit, stop):
     assert ours["NamesDataModule"] == theirs["NamesDataModule"]
 
 
-def test_the_same_updates_may_go_on_with_other_devices(fit):
-    fit(5)
-    two = ("--data.batch_size=16", "--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.max_steps=11")
-    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, *two, "--ckpt_path=last"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "stopped" not in done.stdout and "error" not in done.stderr, done.stderr
-    fit(11)
-    for name, weights in load(1)["state_dict"].items():
-        torch.testing.assert_close(load(0)["state_dict"][name], weights, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("path", ["2500", "1"])
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(fit, namemlp, path):
     fit(10, f"--model.updates_per_block={path}")

@@ -63,13 +63,14 @@ def test_processes_share_an_epoch(n, num_replicas):
     ]
     updates = list(zip(*map(list, orders), strict=True))
     assert len(updates) == len(orders[0])
-    assert all(len(part) > 0 for update in updates for part in update)
+    for batch, update in enumerate(updates):
+        assert orders[0].examples_in(batch) == sum(map(len, update))
+        assert max(map(len, update)) - min(map(len, update)) <= 1
     read = [i for update in updates for part in update for i in part.tolist()]
-    assert len(set(read)) == len(read)
-    assert n - len(read) < num_replicas  # left out: what cannot be shared
-    if num_replicas == 2:  # then an update is that of one process with the same batch
-        alone = TrainingOrder(n, 20, seed=1)
-        assert [torch.cat(update).tolist() for update in updates] == [b.tolist() for b in alone][: len(updates)]
+    assert sorted(read) == list(range(n))
+    update_size = orders[0].update_size
+    alone = TrainingOrder(n, update_size, seed=1)  # then an update is that of one process with the same batch
+    assert [torch.cat(update).tolist() for update in updates] == [batch.tolist() for batch in alone]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
