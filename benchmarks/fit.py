@@ -223,11 +223,11 @@ def sizes_table(rounds: int) -> None:
     from lightning import Trainer
     from lightning.pytorch.callbacks import Callback
 
-    from namemlp import NameModule, NamesDataModule, blocks
+    from namemlp import NameModule, NamesDataModule, engines
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    limit, blocks.LARGEST_UPDATE = blocks.LARGEST_UPDATE, float("inf")  # blocks also where fit would not take them
+    limit, engines.LARGEST_UPDATE = engines.LARGEST_UPDATE, float("inf")  # blocks also where fit would not take them
     threads = torch.get_num_threads()
     off = dict(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, logger=False)
 

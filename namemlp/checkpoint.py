@@ -223,7 +223,7 @@ def refuse_hostile_values(path: Path, checkpoint: dict[str, Any]) -> None:
 
 def settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was trained with, by their names on the command line."""
-    model = dict(checkpoint["hyper_parameters"])
+    model = {"dropout": 0.0, **checkpoint["hyper_parameters"]}  # which older ones do not have
     data = dict(checkpoint["datamodule_hyper_parameters"])
     settings = {name: model.pop(name) for name in ("optimizer", "lr_scheduler")}
     settings["seed_everything"] = data.pop("seed")

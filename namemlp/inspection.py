@@ -17,8 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.nn import functional as F
 
-from namemlp.blocks import more_than_sgd
 from namemlp.datamodule import NamesDataModule
+from namemlp.engines import more_than_sgd
 from namemlp.network import NameMLP
 from namemlp.vocabulary import END
 from namemlp.windows import ContextWindows

@@ -12,14 +12,15 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from namemlp.blocks import Blocks, more_than_sgd, obstacle, step_schedulers, updates_maker
+from namemlp.blocks import Blocks, obstacle
 from namemlp.checkpoint import read_checkpoint, refuse_hostile_file, trainer_settings
 from namemlp.datamodule import NamesDataModule
+from namemlp.engines import engine
 from namemlp.errors import SMALLER, Diverged, UserError
 from namemlp.metrics import NameMetrics
-from namemlp.network import NameMLP
-from namemlp.optimizers import SGD, make_optimizer, step_plateau_schedulers
-from namemlp.randomness import random_states, set_random_states
+from namemlp.network import NameMLP, evaluating
+from namemlp.optimizers import SGD, learning_rate, make_optimizer, step_plateau_schedulers
+from namemlp.randomness import random_states, start_random_states
 from namemlp.sampling import Generation
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import TrainingLoader
@@ -38,6 +39,7 @@ class NameModule(Generation, LightningModule):
         context_length: how many characters the model sees (T)
         embedding_dim: numbers that stand for a character (C)
         hidden_size: tanh units
+        dropout: share of the tanh units that are left out of an update, others each time
         init: start of the weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
         init_seed: seed of the start of the weights, the notebook's own; seed_everything does not change it
         optimizer: {class_path, init_args} of a torch optimizer; null: SGD with lr 0.01
@@ -54,6 +56,7 @@ class NameModule(Generation, LightningModule):
         context_length: int = 3,
         embedding_dim: int = 5,
         hidden_size: int = 200,
+        dropout: float = 0.0,
         init: Literal["notebook", "scaled"] = "notebook",
         init_seed: int = 2147483647,
         optimizer: dict[str, Any] | None = None,
@@ -64,16 +67,18 @@ class NameModule(Generation, LightningModule):
         self.save_hyperparameters()
         self.blocks = self._make_updates = None  # what there is while training in blocks
         self._in_block = False
-        self._random_states: dict[str, Any] | None = None  # of a checkpoint, for the start of training
+        self._random_states: Any = None  # of a checkpoint, for the start of training
         for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout is {dropout}: it must be from 0 to below 1")
         if not 0 <= init_seed < 2**63:
             raise UserError(f"init_seed is {init_seed}: it must be from 0 to 2**63 - 1")
         self.vocabulary = Vocabulary(vocabulary)
         size = len(self.vocabulary)
         try:
-            self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed)
+            self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed, dropout)
         except RuntimeError as error:
             raise UserError(f"a model of this size cannot be made: {error}") from error
         self.metrics = NameMetrics()
@@ -86,8 +91,7 @@ class NameModule(Generation, LightningModule):
         return self.network(x)
 
     def on_train_start(self) -> None:
-        if self._random_states is not None:
-            set_random_states(self._random_states)
+        start_random_states(self._random_states, self.trainer)
         self._random_states = None
         if isinstance(self.trainer.datamodule, NamesDataModule):
             self.known_names = np.union1d(self.known_names, self.trainer.datamodule.corpus.known)
@@ -101,8 +105,8 @@ class NameModule(Generation, LightningModule):
             self.leave_blocks(f"one update at a time: {reason}")
             return
         self.blocks = loader.sampler.blocks = Blocks(self, longest, lambda: obstacle(self, NameModule))
-        self._make_updates, engine = updates_maker(self.network, loader.sampler.update_size, self.blocks.longest)
-        log.info(f"up to {self.blocks.longest:,} updates at once, {engine}")
+        self._make_updates, name = engine(self, self.blocks)
+        log.info(f"up to {self.blocks.longest:,} updates at once, {name}")
 
     def leave_blocks(self, message: str) -> None:
         """Take the textbook path from the next batch on."""
@@ -122,29 +126,19 @@ class NameModule(Generation, LightningModule):
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a batch; of several processes the parts whose mean is that over all their examples."""
-        if self.trainer.world_size == 1 or not isinstance(self.trainer.train_dataloader, TrainingLoader):
+        processes = 1 if self._trainer is None else self._trainer.world_size
+        if processes == 1 or not isinstance(self.trainer.train_dataloader, TrainingLoader):
             return F.cross_entropy(self(x), y)
-        share = self.trainer.world_size / self.trainer.train_dataloader.examples_in_update()
+        share = processes / self.trainer.train_dataloader.examples_in_update()
         return F.cross_entropy(self(x), y, reduction="sum") * share  # there may be none
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._in_block:
-            self._write_curves([self.batch_loss], [self._rate()])
-
-    def _rate(self) -> float:
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self._write_curves([self.batch_loss], [learning_rate(self.trainer)])
 
     def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
         """Make all updates of a block, (K, B, T) and (K, B), and return the last loss."""
-        self.trainer.optimizers[0]._opt_called = True  # else a schedule warns that it is ahead of the updates
-        rates = [self._rate()] * len(y)
-        for i in range(1, len(y)) if (schedules := step_schedulers(self.trainer)) else ():
-            for config in schedules:  # the Trainer itself makes the last step of the block
-                self.lr_scheduler_step(config.scheduler, None)
-            rates[i] = self._rate()
-        if reason := more_than_sgd(self.trainer):
-            raise UserError(f"{reason} since step {self.trainer.global_step}: set model.updates_per_block to 1")
-        losses = self._make_updates(x, y, rates)  # (K,)
+        losses, rates = self._make_updates(x, y)
         self.batch_loss = losses[-1]
         self._write_curves(losses, rates)
         self._check_losses(losses, rates)
@@ -155,7 +149,7 @@ class NameModule(Generation, LightningModule):
         if not self._in_block:
             if self.trainer.world_size > 1:
                 self.batch_loss = self.trainer.strategy.reduce(self.batch_loss.detach(), reduce_op="mean")
-            self._check_losses(self.batch_loss.detach()[None], [self._rate()])
+            self._check_losses(self.batch_loss.detach()[None], [learning_rate(self.trainer)])
             super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -207,12 +201,12 @@ class NameModule(Generation, LightningModule):
         x, y = batch
         return -F.cross_entropy(self(x).float(), y, reduction="none")
 
-    @torch.inference_mode()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of batches."""
-        for x, y in batches:
-            self.metrics.update(self(x.to(self.device)), y.to(self.device))
-        return self.metrics.compute()
+        with evaluating(self):
+            for x, y in batches:
+                self.metrics.update(self(x.to(self.device)), y.to(self.device))
+            return self.metrics.compute()
 
     def configure_optimizers(self) -> Any:
         return make_optimizer(self.parameters(), self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
@@ -233,7 +227,7 @@ class NameModule(Generation, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trainer"] = trainer_settings(self.trainer)
-        checkpoint["random_states"] = random_states(self.device)
+        checkpoint["random_states"] = random_states(self.trainer)
         checkpoint["known_names"] = torch.from_numpy(self.known_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -249,7 +243,7 @@ class NameModule(Generation, LightningModule):
             if not math.isfinite(values["val/loss"]):  # before it is saved as a checkpoint
                 step = self.trainer.global_step
                 loss = f"val/loss is {values['val/loss']:.3g} at step {step:,}"
-                raise UserError(f"{loss} with learning rate {self._rate():g}: {SMALLER}")
+                raise UserError(f"{loss} with learning rate {learning_rate(self.trainer):g}: {SMALLER}")
             step_plateau_schedulers(self.trainer, values)
             # By log_dict the x axis would count batches; its "step" metric would mislead the names of checkpoints.
             for logger in self.loggers:

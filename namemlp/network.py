@@ -1,9 +1,12 @@
 """The network of Bengio et al. (2003), section 2, without the direct connections: embedding -> tanh -> linear."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class NameMLP(nn.Module):
@@ -18,6 +21,7 @@ class NameMLP(nn.Module):
             so that the untrained model is about as unsure as it should be (a loss of about log V) and tanh is not
             saturated.
         seed: of the one generator that all tensors are drawn from.
+        dropout: share of the tanh units that are left out in training.
     """
 
     def __init__(
@@ -28,8 +32,10 @@ class NameMLP(nn.Module):
         hidden_size: int = 200,
         init: Literal["notebook", "scaled"] = "notebook",
         seed: int = 2147483647,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.hidden = nn.Linear(context_length * embedding_dim, hidden_size)
         self.output = nn.Linear(hidden_size, vocabulary_size)
@@ -53,4 +59,17 @@ class NameMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, T) ids
         embedded = self.embedding(x).flatten(1)  # (B, T, C) -> (B, T * C)
         hidden = torch.tanh(self.hidden(embedded))  # (B, H)
+        hidden = F.dropout(hidden, self.dropout, self.training)
         return self.output(hidden)  # (B, V) logits
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Look at a module without dropout and gradients; afterwards it is in training or not, as before."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(training)

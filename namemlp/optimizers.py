@@ -45,6 +45,16 @@ def imported_class(settings: dict[str, Any], base: type) -> type:
     return found
 
 
+def learning_rate(trainer: Trainer) -> float:
+    """Of the next update."""
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def step_schedulers(trainer: Trainer) -> list:
+    """The learning-rate schedules that are stepped with the updates."""
+    return [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
+
+
 def step_plateau_schedulers(trainer: Trainer, metrics: dict[str, float]) -> None:
     """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed.
 

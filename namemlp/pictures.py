@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from namemlp.errors import MAKE_ROOM, UserError
 from namemlp.inspection import label
 from namemlp.module import NameModule
+from namemlp.network import evaluating
 from namemlp.sweep import smoothed
 from namemlp.windows import ContextWindows
 
@@ -77,7 +78,6 @@ class NextCharacters:
     expected: np.ndarray
 
 
-@torch.inference_mode()
 def next_characters(model: NameModule, examples: ContextWindows, most: int = MOST_CHARACTERS) -> NextCharacters:
     """Count the examples of a split and what a model expects of them, for so many characters at most."""
     size, parts = len(model.vocabulary), torch.arange(len(examples)).split(2048)
@@ -86,13 +86,14 @@ def next_characters(model: NameModule, examples: ContextWindows, most: int = MOS
     place = torch.full((size,), -1).scatter(0, shown, torch.arange(len(shown)))
     counts = torch.zeros(len(shown), len(shown), dtype=torch.float64)
     expected = torch.zeros_like(counts)
-    for part in parts:
-        x, y = examples[part]
-        kept = place[x[:, -1]] >= 0
-        x, y = x[kept], place[y[kept]]
-        last = place[x[:, -1]]
-        counts.index_put_((last[y >= 0], y[y >= 0]), torch.ones(1, dtype=torch.float64), accumulate=True)
-        expected.index_add_(0, last, model(x.to(model.device)).softmax(1).cpu().double().index_select(1, shown))
+    with evaluating(model):
+        for part in parts:
+            x, y = examples[part]
+            kept = place[x[:, -1]] >= 0
+            x, y = x[kept], place[y[kept]]
+            last = place[x[:, -1]]
+            counts.index_put_((last[y >= 0], y[y >= 0]), torch.ones(1, dtype=torch.float64), accumulate=True)
+            expected.index_add_(0, last, model(x.to(model.device)).softmax(1).cpu().double().index_select(1, shown))
     return NextCharacters(model.vocabulary.decode(shown), size, often[shown].numpy(), counts.numpy(), expected.numpy())
 
 

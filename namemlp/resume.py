@@ -16,7 +16,7 @@ ORDER = (
     "seed_everything",
     *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "batch_size", "replacement")),
 )
-UPDATES = tuple(f"trainer.{name}" for name in TRAINER)
+UPDATES = ("model.dropout", *(f"trainer.{name}" for name in TRAINER))
 
 
 def check_settings(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from namemlp.corpus import LONGEST, Corpus, digests
 from namemlp.errors import UserError, shortened
+from namemlp.network import evaluating
 from namemlp.splits import flat_stream
 from namemlp.vocabulary import Vocabulary, code_points
 from namemlp.windows import ContextWindows
@@ -122,7 +123,7 @@ class Generation:
         corpus = Corpus.of(names, self.vocabulary)
         context_length = self.hparams.context_length
         windows = ContextWindows(flat_stream(corpus, np.arange(len(corpus)), context_length), context_length)
-        with torch.inference_mode():
+        with evaluating(self):
             parts = torch.arange(len(windows)).split(2048)
             scores = [self.predict_step([part.to(self.device) for part in windows[part]], 0).cpu() for part in parts]
         return per_name(corpus, torch.cat(scores))

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from namemlp import NameModule, NamesDataModule
 from namemlp.progress import StepProgress
+from tests.conftest import leaves
 
 K = 5
 EPOCH = 12  # updates in an epoch of the small list, the last one on a smaller batch
@@ -240,17 +241,32 @@ def sgd(**init_args):
 ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 20}}
 
 
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01, "amsgrad": True}}
+LBFGS = {"class_path": "torch.optim.LBFGS", "init_args": {}}
+
+
+def run(caplog, model, trainer):
+    """A short run, in which all is as it should be but what is said."""
+    caplog.set_level(logging.INFO, "namemlp")
+    torch.set_num_threads(2)  # with one, torch is never faster
+    torch.manual_seed(1)
+    data = NamesDataModule("names.txt")
+    data.setup("fit")
+    model = {"kind": NameModule, "hidden_size": 20, "updates_per_block": K, **model}
+    module = model.pop("kind")(data.vocabulary.characters, **model)
+    settings = {"max_steps": 14, "log_every_n_steps": 1, "limit_val_batches": 0, **trainer}
+    trainer = Trainer(logger=TensorBoardLogger("."), enable_checkpointing=False, **QUIET, **settings)
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step == settings["max_steps"]
+    return trainer
+
+
 @pytest.mark.parametrize(
     "reason, model, trainer",
     [
-        ("the optimizer is Adam", dict(optimizer={"class_path": "torch.optim.Adam", "init_args": {}}), {}),
-        ("the optimizer has momentum", dict(optimizer=sgd(momentum=0.9)), {}),
-        ("the optimizer has momentum", dict(lr_scheduler=ONE_CYCLE), {}),
-        ("the optimizer has weight_decay", dict(optimizer=sgd(weight_decay=0.1)), {}),
-        ("the optimizer has maximize", dict(optimizer=sgd(maximize=True)), {}),
-        ("gradients are clipped", {}, dict(gradient_clip_val=1.0)),
         ("gradients are accumulated", {}, dict(accumulate_grad_batches=2)),
         ("the precision is bf16-mixed", {}, dict(precision="bf16-mixed")),
+        ("there is not one optimizer that takes gradients", dict(optimizer=LBFGS), {}),
         ("anomalies are to be detected", {}, dict(detect_anomaly=True)),
         ("the batches of an epoch are limited", {}, dict(limit_train_batches=5)),
         ("Watching works at every update", {}, dict(callbacks=[Watching()])),
@@ -258,32 +274,56 @@ ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {
         ("StochasticWeightAveraging works at", {}, dict(callbacks=[StochasticWeightAveraging(0.1, swa_epoch_start=1)])),
         ("LearningRateMonitor works at every update", {}, dict(callbacks=[LearningRateMonitor()])),
         ("Unusual has steps of its own", dict(kind=Unusual), {}),
-        ("the network is not a plain NameMLP", dict(kind=Hooked), {}),
-        ("the network is not a plain NameMLP", dict(kind=OtherNetwork), {}),
-        ("the network is not a plain NameMLP", dict(kind=Widened), {}),
-        ("the network is not a plain NameMLP", dict(kind=GradientHook), {}),
-        ("the optimizer has hooks", dict(kind=StepHook), {}),
-        ("the optimizer has several groups of parameters", dict(kind=TwoRates), {}),
-        ("not all parameters are trained", dict(kind=Frozen), {}),
         ("Clipping has steps of its own", dict(kind=Clipping), {}),
         ("the batches are changed on their way", dict(kind=Masking), {}),
         ("the batches of an epoch are limited, or their loader", {}, dict(reload_dataloaders_every_n_epochs=1)),
-        ("torch is faster at updates of 1,", dict(hidden_size=300_000), dict(max_steps=1)),
         ("updates_per_block is 1", dict(updates_per_block=1), {}),
     ],
 )
 def test_what_a_block_cannot_do_takes_the_textbook_path_and_says_why(folder, caplog, reason, model, trainer):
-    caplog.set_level(logging.INFO, "namemlp")
-    torch.set_num_threads(2)  # with one, torch is never faster
-    data = NamesDataModule("names.txt")
-    data.setup("fit")
-    model = {"kind": NameModule, "hidden_size": 20, **model}
-    module = model.pop("kind")(data.vocabulary.characters, **model)
-    settings = {"max_steps": 4, "log_every_n_steps": 1, "limit_val_batches": 0, **trainer}
-    run = Trainer(logger=TensorBoardLogger("."), enable_checkpointing=False, **QUIET, **settings)
-    run.fit(module, datamodule=data)
-    assert run.global_step == settings["max_steps"]
+    run(caplog, model, trainer)
     assert f"one update at a time: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "reason, model, trainer",
+    [
+        ("the optimizer is Adam", dict(optimizer=ADAM), {}),
+        ("the optimizer is Adam", dict(optimizer=ADAM, lr_scheduler=ONE_CYCLE, dropout=0.3), {}),
+        ("the optimizer is Adam", dict(optimizer=ADAM), dict(precision="bf16-true")),
+        ("the optimizer is Adam", dict(optimizer=ADAM), dict(precision="64-true", gradient_clip_val=0.1)),
+        ("the optimizer has momentum", dict(optimizer=sgd(momentum=0.9)), {}),
+        ("the optimizer has momentum", dict(lr_scheduler=ONE_CYCLE), {}),
+        ("the optimizer has weight_decay", dict(optimizer=sgd(weight_decay=0.1)), {}),
+        ("the optimizer has maximize", dict(optimizer=sgd(maximize=True)), {}),
+        ("gradients are clipped", {}, dict(gradient_clip_val=1.0)),
+        ("gradients are clipped", {}, dict(gradient_clip_val=0.01, gradient_clip_algorithm="value")),
+        ("the network is not a plain NameMLP", dict(dropout=0.5), {}),
+        ("the network is not a plain NameMLP", dict(kind=Hooked), {}),
+        ("the network is not a plain NameMLP", dict(kind=OtherNetwork), {}),
+        ("the network is not a plain NameMLP", dict(kind=Widened), {}),
+        ("the network is not a plain NameMLP", dict(kind=GradientHook), {}),
+        ("the network is not a plain NameMLP", {}, dict(precision="bf16-true")),
+        ("the optimizer has hooks", dict(kind=StepHook), {}),
+        ("the optimizer has several groups of parameters", dict(kind=TwoRates), {}),
+        ("not all parameters are trained", dict(kind=Frozen), {}),
+        ("torch is faster at updates of 1,", dict(hidden_size=300_000), dict(max_steps=1)),
+    ],
+)
+def test_what_is_not_plain_sgd_goes_in_blocks_by_autograd_bit_for_bit(folder, caplog, reason, model, trainer):
+    ours = run(caplog, model, trainer)
+    assert f"updates at once, by autograd: {reason}" in caplog.text
+    theirs = run(caplog, {**model, "updates_per_block": 1}, trainer)
+    assert "one update at a time: updates_per_block is 1" in caplog.text
+    for name, values in ours.lightning_module.state_dict().items():
+        assert torch.equal(values, theirs.lightning_module.state_dict()[name]), name
+    states = (
+        leaves([each.optimizers[0].state_dict(), *(c.scheduler.state_dict() for c in each.lr_scheduler_configs)])
+        for each in (ours, theirs)
+    )
+    for one, other in zip(*states, strict=True):
+        assert torch.equal(one, other) if torch.is_tensor(one) else one == other
+    assert curves(ours) == curves(theirs)
 
 
 class Changing(Callback):
@@ -399,7 +439,7 @@ def test_large_updates_go_in_shorter_blocks(folder, caplog):
     data = NamesDataModule("names.txt", batch_size=300)
     model = NameModule(data.vocabulary.characters, hidden_size=500)
     Trainer(max_steps=3, logger=False, limit_val_batches=0, enable_checkpointing=False, **QUIET).fit(model, data)
-    assert "up to 253 updates at once" in caplog.text  # of 300 * 500 * (15 + 20) * 3 multiply-adds
+    assert "up to 245 updates at once" in caplog.text  # of 3 * 300 * 18,127 multiply-adds
 
 
 @pytest.mark.parametrize("kind", [TQDMProgressBar, StepProgress])
@@ -423,7 +463,10 @@ def test_a_progress_bar_counts_updates(folder, caplog, kind):
 
 def test_the_command_says_which_path_it_takes(fit, namemlp):
     assert "up to 2,500 updates at once, compiled for this CPU\n" in fit(3).out
-    assert "one update at a time: the optimizer has momentum\n" in fit(3, "--optimizer.momentum=0.5").out
+    assert (
+        "up to 500 updates at once, by autograd: the optimizer has momentum\n" in fit(3, "--optimizer.momentum=0.5").out
+    )
+    assert "one update at a time: gradients are accumulated\n" in fit(3, "--trainer.accumulate_grad_batches=2").out
     assert "one update at a time: updates_per_block is 1\n" in fit(3, "--model.updates_per_block=1").out
     result = namemlp("fit", "--model.updates_per_block=0")
     assert result.code == 2 and "updates_per_block is 0: it must be at least 1" in result.err
