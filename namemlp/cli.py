@@ -88,6 +88,12 @@ class NameCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="What TensorBoard calls the run: its folder is lightning_logs/NAME/version_N.",
+        )
+        parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
@@ -195,7 +201,7 @@ class NameCLI(LightningCLI):
         if self.subcommand == "lr_find":
             logger, callbacks, kwargs = sweep.SweepLogger(root), [], {**kwargs, **sweep.TRAINER}
         elif logger is None or logger is True:
-            logger = fitting and run_logger(root, self.ckpt_path, self.checkpoint)
+            logger = fitting and run_logger(root, self._get(self.config, "name"), self.ckpt_path, self.checkpoint)
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress())

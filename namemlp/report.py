@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from namemlp.corpus import Corpus
-from namemlp.runs import is_run_folder
+from namemlp.runs import all_runs, is_run_folder
 from namemlp.sampling import per_name
 
 
@@ -41,6 +41,6 @@ def next_steps(last: Path, best: str, step: int, by_epochs: bool) -> str:
     lowest = f" (lowest val/loss: {Path(best).name})" if best else ""
     lines = [f"checkpoint  {last}{lowest}"]
     if is_run_folder(run):
-        lines.append(f"curves      tensorboard --logdir {shlex.quote(str(run.parent))}")
+        lines.append(f"curves      tensorboard --logdir {shlex.quote(str(all_runs(run)))}")
     more = ["--trainer.max_steps", str(2 * step), *(["--trainer.max_epochs", "null"] if by_epochs else [])]
     return "\n".join([*lines, f"train on    {resume_command(last, *more)}"])

@@ -1,6 +1,7 @@
-"""The folders of runs, lightning_logs/version_N: each run has its own, and one process at a time trains in it."""
+"""The folders of runs, lightning_logs/[NAME/]version_N: each run has its own, and one fit at a time trains in it."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,14 +42,20 @@ class RunLogger(TensorBoardLogger):
             super().finalize(status)
 
 
-def run_logger(root: Path, ckpt_path: Path | None, checkpoint: dict[str, Any] | None) -> RunLogger:
-    """The logger of a new run below a folder, or of the run that a checkpoint lies in."""
+def run_logger(root: Path, name: str | None, ckpt_path: Path | None, checkpoint: dict[str, Any] | None) -> RunLogger:
+    """The logger of a new run below a folder, by some name, or of the run that a checkpoint lies in.
+
+    Raises:
+        UserError: that is no name for a folder of runs.
+    """
+    if name is not None and (not re.fullmatch(r"\w[\w.-]*", name) or name.startswith("version_")):
+        raise UserError(f"name is {name!r}: it may have letters, digits, '_', '-' and '.', and not begin with version_")
     run = ckpt_path and ckpt_path.parent.parent
     if run is not None and len(run.parts) < 2:  # as seen from within it
         run = Path(os.path.abspath(ckpt_path)).parent.parent
     shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
     if run is None or not is_run_folder(run):
-        return RunLogger(root, name=RUNS, **shared)
+        return RunLogger(root, name=RUNS if name is None else f"{RUNS}/{name}", **shared)
     # TensorBoard reads the files of a run in the order of their names: the second they were begun in, host, process.
     *_, newest = ["", *sorted(file.name for file in run.glob("events.out.tfevents.*"))]
     if f".{int(time.time())}." in newest and f".{os.getpid()}." not in newest:
@@ -85,6 +92,11 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / "hparams.yaml").is_file() and (folder / "config.yaml").is_file()
 
 
+def all_runs(run: Path) -> Path:
+    """The folder of all runs beside a run, which TensorBoard is to show."""
+    return run.parent if run.parent.name == RUNS or run.parent.parent.name != RUNS else run.parent.parent
+
+
 def checkpoints(which: str, root: Path) -> list[Path]:
     """The `last` or `best` checkpoints of the runs below a folder, those of the newest run first.
 
@@ -92,7 +104,7 @@ def checkpoints(which: str, root: Path) -> list[Path]:
     that turn out to be damaged, whatever else it has saved.
     """
     found = {}
-    for folder in (root / RUNS).glob("version_*/checkpoints"):
+    for folder in (*(root / RUNS).glob("version_*/checkpoints"), *(root / RUNS).glob("*/version_*/checkpoints")):
         files = {path: path.stat().st_mtime_ns for path in folder.glob("*.ckpt" if which == "last" else "best*.ckpt")}
         if files:
             newest = max(files.values())
