@@ -199,6 +199,28 @@ def test_last_is_the_run_written_last(fit, namemlp):
     assert "already at step 15" in fit(15, "--ckpt_path=last").out
 
 
+def test_runs_have_names_and_an_overlay_changes_what_it_names(fit, namemlp):
+    base, tuned = (f"--config={PROJECT / 'configs' / name}.yaml" for name in ("base", "tuned"))
+    here = ("--data.path=names.txt", *SMALL)
+    fit(5, base, *here, "--name=base", "--trainer.max_steps=5")
+    out = fit(5, base, tuned, *here, "--trainer.max_steps=5").out
+    assert "up to 500 updates at once, by autograd: the optimizer is AdamW\n" in out
+    assert "curves      tensorboard --logdir lightning_logs\n" in out
+    runs = [Path(f"lightning_logs/{name}/version_0") for name in ("base", "tuned")]
+    first, second = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in runs)
+    assert first["hyper_parameters"]["optimizer"]["class_path"] == "torch.optim.SGD"
+    kept, changed = (each["hyper_parameters"] for each in (first, second))
+    assert changed["init_seed"] == kept["init_seed"] and changed["context_length"] == 8
+    assert "momentum" not in changed["optimizer"]["init_args"]  # of the base's SGD
+
+    fit(9, f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}", "--name=other")
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["base", "tuned"]  # its folder stays
+    assert str(runs[0]) in fit(12, "--ckpt_path=last").out
+    for name in ("../base", "a/b", "", "version_1"):
+        result = namemlp("fit", f"--name={name}")
+        assert result.code == 2 and f"name is {name!r}: it may have letters" in result.err
+
+
 def test_any_optimizer_and_scheduler_from_the_command_line(fit):
     fit(10, "--optimizer=AdamW", "--optimizer.lr=0.003", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=5")
     assert curves("lightning_logs/version_0")["lr"] == pytest.approx({5: 0.003, 10: 0.0003})
