@@ -20,11 +20,31 @@ def rate(value: float) -> list[str]:
     return [f"--optimizer.lr={value}", f"--lr_scheduler.max_lr={value}"]
 
 
-FIRST = ["--model.hidden_size=400", "--model.dropout=0.2", "--optimizer.weight_decay=0.01", *steps(12_000)]
-WIDER = ["--model.hidden_size=800", "--model.dropout=0.3", *steps(12_000)]
+def shape(hidden: int, dropout: float, updates: int = 12_000, peak: float = 0.003, decay: float = 0.0) -> list[str]:
+    settings = [f"--model.hidden_size={hidden}", f"--model.dropout={dropout}", f"--optimizer.weight_decay={decay}"]
+    return [*settings, *steps(updates), *rate(peak)]
+
+
+EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
 TRIALS = {
-    "hidden 400, dropout 0.2, weight decay 0.01, 12,000 steps": FIRST,
-    "hidden 800, dropout 0.3, 12,000 steps": WIDER,
+    "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.002": shape(1600, 0.4, peak=0.002),
+    "1,600 units, dropout 0.4, 24,000 updates, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
+    "1,600 units, dropout 0.3, 12,000 updates, peak rate 0.002": shape(1600, 0.3, peak=0.002),
+    "3,000 units, dropout 0.5, 12,000 updates, peak rate 0.0015": shape(3000, 0.5, peak=0.0015),
+    "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.0013": shape(1600, 0.4, peak=0.0013),
+    "1,600 units, dropout 0.4, 12,000 updates": shape(1600, 0.4),
+    "400 units, dropout 0.2, 12,000 updates, weight decay 0.01": shape(400, 0.2, decay=0.01),
+    "the same with an average of the weights (decay 0.999)": [
+        *shape(400, 0.2, decay=0.01),
+        f"--trainer.callbacks={EMA}",
+        "--trainer.callbacks.decay=0.999",
+    ],
+    "800 units, dropout 0.3, 12,000 updates": shape(800, 0.3),
+    "800 units, dropout 0.3, 12,000 updates, weight decay 0.1": shape(800, 0.3, decay=0.1),
+    "800 units, dropout 0.3, 12,000 updates, context 7": [*shape(800, 0.3), "--model.context_length=7"],
+    "800 units, dropout 0.3, 12,000 updates, context 10": [*shape(800, 0.3), "--model.context_length=10"],
+    "800 units, dropout 0.3, 12,000 updates, embedding 48": [*shape(800, 0.3), "--model.embedding_dim=48"],
+    "800 units, dropout 0.3, 24,000 updates, batch 256": [*shape(800, 0.3, 24_000), "--data.batch_size=256"],
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from namemlp import NameMLP
+from namemlp.network import evaluating
 
 
 def test_parameters_and_shapes():
@@ -46,3 +47,23 @@ def test_scaled_start(context_length):
     assert network.output.weight.std().item() == pytest.approx(1 / math.sqrt(500), rel=0.05)
     assert not network.hidden.bias.any()
     assert not network.output.bias.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dropout_leaves_units_out_in_training_alone(dtype):
+    network = NameMLP(27, hidden_size=1000, dropout=0.4).to(dtype)
+    with torch.no_grad():
+        network.hidden.weight.zero_()
+        network.hidden.bias.fill_(10)  # every unit is 1
+        network.output.weight.fill_(1 / 1000)
+        network.output.bias.zero_()
+    x = torch.zeros(200, 3, dtype=torch.long)
+    torch.manual_seed(1)
+    logits = network(x)[:, 0].double()  # the share of units that are kept, over 0.6
+    assert logits.mean().item() == pytest.approx(1, abs=0.01)
+    assert logits.std().item() == pytest.approx(math.sqrt(0.4 / 0.6 / 1000), rel=0.2)
+    assert network(x).dtype == dtype
+    with evaluating(network):
+        assert (network(x) - 1).abs().max() < 0.02
+    assert network.training and network(x).std() > 0.01
+    assert torch.equal(NameMLP(27)(x), NameMLP(27).eval()(x))
