@@ -27,31 +27,30 @@ def shape(hidden: int, dropout: float, updates: int = 12_000, peak: float = 0.00
 
 EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
 TRIALS = {
-    "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.002": shape(1600, 0.4, peak=0.002),
-    "1,600 units, dropout 0.4, 24,000 updates, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
-    "1,600 units, dropout 0.3, 12,000 updates, peak rate 0.002": shape(1600, 0.3, peak=0.002),
-    "3,000 units, dropout 0.5, 12,000 updates, peak rate 0.0015": shape(3000, 0.5, peak=0.0015),
-    "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.0013": shape(1600, 0.4, peak=0.0013),
-    "1,600 units, dropout 0.4, 12,000 updates": shape(1600, 0.4),
     "400 units, dropout 0.2, 12,000 updates, weight decay 0.01": shape(400, 0.2, decay=0.01),
-    "the same with an average of the weights (decay 0.999)": [
+    "the same, averaged weights (EMA 0.999)": [
         *shape(400, 0.2, decay=0.01),
-        f"--trainer.callbacks={EMA}",
+        "--trainer.callbacks=lightning.pytorch.callbacks.EMAWeightAveraging",
         "--trainer.callbacks.decay=0.999",
     ],
     "800 units, dropout 0.3, 12,000 updates": shape(800, 0.3),
-    "800 units, dropout 0.3, 12,000 updates, weight decay 0.1": shape(800, 0.3, decay=0.1),
-    "800 units, dropout 0.3, 12,000 updates, context 7": [*shape(800, 0.3), "--model.context_length=7"],
-    "800 units, dropout 0.3, 12,000 updates, context 10": [*shape(800, 0.3), "--model.context_length=10"],
-    "800 units, dropout 0.3, 12,000 updates, embedding 48": [*shape(800, 0.3), "--model.embedding_dim=48"],
-    "800 units, dropout 0.3, 24,000 updates, batch 256": [*shape(800, 0.3, 24_000), "--data.batch_size=256"],
+    "the same, weight decay 0.1": shape(800, 0.3, decay=0.1),
+    "the same, context 7": [*shape(800, 0.3), "--model.context_length=7"],
+    "the same, context 10": [*shape(800, 0.3), "--model.context_length=10"],
+    "the same, embedding 48": [*shape(800, 0.3), "--model.embedding_dim=48"],
+    "the same, batch 256 and 24,000 updates": [*shape(800, 0.3, 24_000), "--data.batch_size=256"],
+    "1,600 units, dropout 0.4, 12,000 updates": shape(1600, 0.4),
+    "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.002": shape(1600, 0.4, peak=0.002),
+    "1,600 units, dropout 0.4, 24,000 updates, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
+    "1,600 units, dropout 0.5, 24,000 updates, peak rate 0.002": shape(1600, 0.5, 24_000, peak=0.002),
+    "3,000 units, dropout 0.5, 12,000 updates, peak rate 0.0015": shape(3000, 0.5, peak=0.0015),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="a part of the names of those to try")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("base", "tuned")]

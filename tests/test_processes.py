@@ -49,7 +49,7 @@ def files(run):
     return sorted(str(name).split(".tfevents.")[0].split("-loss")[0] for name in names)
 
 
-def test_two_processes_train_as_one_and_go_on_exactly(fit):
+def test_two_processes_train_as_one(fit):
     data = NamesDataModule("names.txt", batch_size=16)
     data.setup("fit")
     assert len(data.train_set) == 16 * (EPOCH - 1) + 1
@@ -61,10 +61,16 @@ def test_two_processes_train_as_one_and_go_on_exactly(fit):
     assert_same_curves(1, 0)
     assert files(1) == files(0)
 
-    for steps, more in ((EPOCH - 5, ()), (EPOCH + 16, ("--ckpt_path=lightning_logs/version_2/checkpoints/last.ckpt",))):
-        output(namemlp("fit", *two, f"--trainer.max_steps={steps}", *more))
-    assert_equal(last(2), last(1))
-    assert curves("lightning_logs/version_2")["train/loss"] == curves("lightning_logs/version_1")["train/loss"]
+
+def test_two_processes_go_on_exactly(fit):
+    """Also in what each of them draws by itself."""
+    two = ("fit", *TWO, "--trainer.devices=2", "--model.dropout=0.3")
+    output(namemlp(*two, f"--trainer.max_steps={EPOCH + 16}"))
+    output(namemlp(*two, f"--trainer.max_steps={EPOCH - 5}"))
+    output(namemlp(*two, f"--trainer.max_steps={EPOCH + 16}", "--ckpt_path=last"))
+    assert_equal(last(1), last(0))
+    assert len(last(0)["random_states"]) == 2
+    assert curves("lightning_logs/version_1")["train/loss"] == curves("lightning_logs/version_0")["train/loss"]
 
 
 def test_a_run_goes_on_with_other_devices_and_on_several_machines(fit):
