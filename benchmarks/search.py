@@ -39,11 +39,9 @@ TRIALS = {
     "the same, context 10": [*shape(800, 0.3), "--model.context_length=10"],
     "the same, embedding 48": [*shape(800, 0.3), "--model.embedding_dim=48"],
     "the same, batch 256 and 24,000 updates": [*shape(800, 0.3, 24_000), "--data.batch_size=256"],
-    "1,600 units, dropout 0.4, 12,000 updates": shape(1600, 0.4),
     "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.002": shape(1600, 0.4, peak=0.002),
     "1,600 units, dropout 0.4, 24,000 updates, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
     "1,600 units, dropout 0.5, 24,000 updates, peak rate 0.002": shape(1600, 0.5, 24_000, peak=0.002),
-    "3,000 units, dropout 0.5, 12,000 updates, peak rate 0.0015": shape(3000, 0.5, peak=0.0015),
 }
 
 
