@@ -122,12 +122,9 @@ class Blocks:
     def __init__(self, module: LightningModule, longest: int, obstacle: Callable[[], str | None]) -> None:
         self.trainer, self.obstacle = module.trainer, obstacle
         order = self.trainer.train_dataloader.sampler
-        batch_size, parameters = min(order.update_size, order.num_examples), sum(p.numel() for p in module.parameters())
-        # A multiply-add for each parameter, forward and twice backward.
-        most = (
-            LARGEST_BLOCK / (3 * batch_size * parameters),
-            LARGEST_INPUTS / (batch_size * module.hparams.context_length),
-        )
+        examples = min(order.update_size, order.num_examples)
+        work = 3 * examples * sum(p.numel() for p in module.parameters())  # forward, and backward twice
+        most = LARGEST_BLOCK / work, LARGEST_INPUTS / (examples * module.hparams.context_length)
         self.longest = max(1, int(min(longest, *most)))
         # Where the Trainer has trained before with other loaders, its counts are ahead of this one's.
         self.batches_before = self.trainer.fit_loop.total_batch_idx + 1 - order.batches_read

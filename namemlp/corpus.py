@@ -13,7 +13,7 @@ from namemlp.errors import UserError
 from namemlp.vocabulary import END, Vocabulary, code_points
 
 BUNDLED = "the bundled names.txt"
-PART = 2**22  # bytes of a file that are worked on at a time
+PART, NAMES = 2**22, 2**17  # bytes of a file, and names, that are worked on at a time
 LONGEST = 10_000  # characters of a name
 WHITE_SPACE = np.zeros(0x110000, bool)  # what str.strip() takes away
 WHITE_SPACE[[code for code in range(0x3001) if chr(code).isspace()]] = True
@@ -25,7 +25,7 @@ class Corpus:
 
     Attributes:
         ids: every name followed by the end mark, (examples,), in the smallest integer type.
-        sizes: the length of each name with its end mark, (names,) int16.
+        sizes: the length of each name with its end mark, (names,) integers.
         vocabulary: the characters behind the ids.
         source: where the list came from, for messages.
     """
@@ -51,7 +51,7 @@ class Corpus:
             for name in names:
                 vocabulary.encode(name)  # names the one
             raise
-        return cls(ids, np.array([len(name) + 1 for name in names], np.int16), vocabulary, "these names")
+        return cls(ids, np.array([len(name) + 1 for name in names], np.int64), vocabulary, "these names")
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -166,9 +166,8 @@ def _names(part: bytes, lowercase: bool, source: str, line: int) -> tuple[np.nda
     edges[ends + 1] -= 1
     codes = codes[edges[:-1].cumsum(dtype=np.int8).view(bool)]
     largest = codes.max(initial=0)
-    return codes.astype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32), sizes.astype(
-        np.int16
-    )
+    smallest = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32
+    return codes.astype(smallest), sizes.astype(np.int16)
 
 
 def _too_long(source: str, line: int) -> str:
@@ -198,7 +197,7 @@ def digests(corpus: Corpus) -> np.ndarray:
     """
     powers = np.multiply.accumulate(np.full(corpus.sizes.max(initial=0), 0x9E3779B97F4A7C15, np.uint64))
     found, end = np.zeros(len(corpus), np.int32), 0
-    for part in np.array_split(np.arange(len(corpus)), len(corpus) // 2**17 + 1) if len(corpus) else ():
+    for part in np.array_split(np.arange(len(corpus)), len(corpus) // NAMES + 1) if len(corpus) else ():
         sizes = corpus.sizes[part]
         starts = sizes.cumsum() - sizes
         begin, end = end, end + int(sizes.sum())

@@ -100,8 +100,7 @@ class NameModule(Generation, LightningModule):
             loop.reset_restart_stage()  # a new epoch begins, which the Trainer would not count
         self.last_step = self.trainer.estimated_stepping_batches
         longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
-        reason = "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule)
-        if reason is not None:
+        if reason := "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule):
             self.leave_blocks(f"one update at a time: {reason}")
             return
         self.blocks = loader.sampler.blocks = Blocks(self, longest, lambda: obstacle(self, NameModule))

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from namemlp.corpus import Corpus
+from namemlp.corpus import NAMES, Corpus
 from namemlp.errors import UserError
-
-PART = 2**17  # names that are worked on at a time
 
 
 def shuffled_order(n: int, seed: int, shuffles: int) -> np.ndarray:
@@ -68,7 +66,7 @@ def flat_stream(corpus: Corpus, order: np.ndarray, zeros: int) -> np.ndarray:
     starts = corpus.sizes.cumsum() - corpus.sizes
     stream = np.zeros(zeros + corpus.sizes[order].sum(), corpus.ids.dtype)
     end = zeros
-    for part in np.array_split(order, len(order) // PART + 1):
+    for part in np.array_split(order, len(order) // NAMES + 1):
         sizes = corpus.sizes[part]
         places = np.arange(sizes.sum()) + np.repeat(starts[part] - (sizes.cumsum() - sizes), sizes)
         stream[end : end + len(places)] = corpus.ids[places]
