@@ -25,7 +25,6 @@ def shape(hidden: int, dropout: float, updates: int = 12_000, peak: float = 0.00
     return [*settings, *steps(updates), *rate(peak)]
 
 
-EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
 TRIALS = {
     "400 units, dropout 0.2, 12,000 updates, weight decay 0.01": shape(400, 0.2, decay=0.01),
     "the same, averaged weights (EMA 0.999)": [

@@ -21,6 +21,7 @@ from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerStatus
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import default_convert
 
 from namemlp.callbacks import LastCheckpoint
@@ -44,7 +45,7 @@ OF_BLOCKS = {
 }
 TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 STEPS = (
-    *("training_step", "forward", "backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+    *("training_step", "loss", "forward", "backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
     *("configure_gradient_clipping", "clip_gradients", *HOOKS),
 )
 
@@ -64,6 +65,9 @@ def obstacle(module: LightningModule, base: type[LightningModule]) -> str | None
     trainer, loader = module.trainer, module.trainer.train_dataloader
     if [type(optimizer) is torch.optim.LBFGS for optimizer in trainer.optimizers] != [False]:
         return "there is not one optimizer that takes gradients"
+    hooks = trainer.optimizers[0]._optimizer_step_pre_hooks, trainer.optimizers[0]._optimizer_step_post_hooks
+    if any([*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks]):
+        return "the optimizer has hooks"
     if any((config.interval, config.frequency) != ("step", 1) for config in step_schedulers(trainer)):
         return "the learning rate does not change by the update"
     if trainer.accumulate_grad_batches != 1:

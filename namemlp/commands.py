@@ -69,7 +69,9 @@ class Run:
                 logger.experiment.close()
         if self.trainer.is_global_zero and self.last is not None and self.last.saved_step >= 0:
             by_epochs = self.trainer.max_epochs not in (None, -1)
-            steps = next_steps(self.last.path, self.best.best_model_path, self.trainer.global_step, by_epochs)
+            goes_on = not any(hasattr(config.scheduler, "total_steps") for config in self.trainer.lr_scheduler_configs)
+            step, best = self.trainer.global_step, self.best.best_model_path
+            steps = next_steps(self.last.path, best, step, by_epochs, goes_on)
             print(f"\n{steps}")
 
     def validate(self) -> None:
@@ -124,6 +126,7 @@ class Run:
 
     def _print_metrics(self, *splits: str) -> dict[str, dict[str, float]]:
         """The metrics of the model as it is now over whole splits."""
+        self.model.to(self.trainer.strategy.root_device)  # from which the Trainer takes it in the end
         sets = {split: getattr(self.data, f"{split}_set") for split in splits}
         metrics = {split: self.model.evaluate(self.data.evaluation_loader(sets[split])) for split in splits}
         if self.trainer.is_global_zero:

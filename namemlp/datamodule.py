@@ -85,7 +85,14 @@ class NamesDataModule(LightningDataModule):
             split = partial(split_stream, corpus, **how)
             if is_long(self.hparams.path):
                 key = dict(corpus=corpus.digest, vocabulary=corpus.vocabulary.characters, **how)
-                found = kept(self.hparams.path, "splits", key, split)
+                size, length = len(corpus.vocabulary), len(corpus.ids) + how["zeros"]
+                found = kept(
+                    self.hparams.path,
+                    "splits",
+                    key,
+                    split,
+                    lambda found: len(found["stream"]) == length and found["stream"].max() < size,
+                )
             else:
                 found = split()
             stream, first, second = found["stream"][how["zeros"] - context_length :], found["first"], found["second"]

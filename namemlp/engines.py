@@ -6,12 +6,10 @@ from functools import partial
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from namemlp.blocks import Blocks
-from namemlp.errors import UserError
+from namemlp.errors import SMALLER, Diverged, UserError
 from namemlp.network import NameMLP
 from namemlp.optimizers import learning_rate, step_schedulers
 from namemlp.windows import TrainingOrder
@@ -60,18 +58,29 @@ def at_once(module: LightningModule, make_updates: Callable, x: Tensor, y: Tenso
 def by_autograd(module: LightningModule, x: Tensor, y: Tensor) -> tuple[Tensor, list[float]]:
     """Make the updates as the Trainer would, to the last bit, without its work between them."""
     trainer, optimizer = module.trainer, module.trainer.optimizers[0]
-    losses, rates = [], []
+    losses, rates, of_numbers = [], [], torch.get_default_dtype()  # which is that of the run's precision here
     for i in range(len(y)):
         for config in step_schedulers(trainer) if i else ():
             module.lr_scheduler_step(config.scheduler, None)
         rates.append(learning_rate(trainer))
-        loss = F.cross_entropy(module(x[i]), y[i])
+        loss = module.loss(x[i], y[i])
+        torch.set_default_dtype(torch.float32)  # as it is then, by which some optimizers make their state
         optimizer.zero_grad()
         loss.backward()
         module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         optimizer.step()
+        torch.set_default_dtype(of_numbers)
         losses.append(loss.detach())
     return torch.stack(losses), rates
+
+
+def check_losses(losses: Tensor, rates: list[float], step: int) -> None:
+    """Stop at the first of the updates after a step whose loss, (K,), is not finite."""
+    if losses.isfinite().all():
+        return
+    i = losses.isfinite().tolist().index(False)
+    where = f"at step {step + 1 + i:,} with learning rate {rates[i]:g}"
+    raise Diverged(f"the loss is {losses[i].item()} {where}: {SMALLER}")
 
 
 def beyond_sgd(module: LightningModule) -> str | None:
@@ -81,6 +90,10 @@ def beyond_sgd(module: LightningModule) -> str | None:
         return reason
     if trainer.gradient_clip_val:
         return "gradients are clipped"
+    if getattr(network, "dropout", 0):
+        return "the network has dropout"
+    if module.dtype not in (torch.float32, torch.float64):
+        return f"the weights are {str(module.dtype).removeprefix('torch.')}"
     if not is_plain(network):
         return "the network is not a plain NameMLP"
     trained = {id(p) for p in trainer.optimizers[0].param_groups[0]["params"] if p.requires_grad}
@@ -104,9 +117,6 @@ def more_than_sgd(trainer: Trainer) -> str | None:
             return f"the optimizer has {name}"
     if more_settings:
         return "the optimizer has several groups of parameters"
-    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    if any([*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks]):
-        return "the optimizer has hooks"
     return None
 
 
@@ -124,8 +134,6 @@ def is_plain(network: nn.Module) -> bool:
         return False
     embedding, hidden, output = modules[1:]
     if embedding.padding_idx is not None or embedding.max_norm or embedding.scale_grad_by_freq or embedding.sparse:
-        return False
-    if network.dropout:
         return False
     if {p.dtype for p in parameters} not in ({torch.float32}, {torch.float64}):
         return False

@@ -99,7 +99,7 @@ def tanh_units(network: NameMLP, examples: ContextWindows) -> tuple[Tensor, int]
         return torch.tanh(F.linear(embedded, network.hidden.weight[which], network.hidden.bias[which])).float()
 
     everyone = torch.arange(network.hidden.out_features, device=network.hidden.weight.device)
-    some = units(torch.linspace(0, len(examples) - 1, min(len(examples), 256)).long(), everyone)
+    some = units(examples.spread(256), everyone)
     dead = everyone[(some.abs() > SATURATED).all(0)]  # so far: of the others it is clear that they are not
     for part in torch.arange(len(examples)).split(2**15) if len(dead) else ():
         dead = dead[(units(part, dead).abs() > SATURATED).all(0)]
@@ -115,8 +115,8 @@ def update_ratios(trainer: Trainer, module: LightningModule) -> dict[str, float]
         return {}  # LBFGS cannot be copied
     with torch.inference_mode(False), torch.enable_grad():
         examples, count = trainer.datamodule.train_set, trainer.train_dataloader.sampler.update_size
-        count = min(len(examples), count * trainer.accumulate_grad_batches)
-        x, y = (part.to(module.device) for part in examples[torch.linspace(0, len(examples) - 1, count).long()])
+        spread = examples.spread(count * trainer.accumulate_grad_batches)
+        x, y = (part.to(module.device) for part in examples[spread])
         before = dict(module.network.named_parameters())
         if more_than_sgd(trainer) is None and not trainer.gradient_clip_val:  # quicker than with copies
             gradients = torch.autograd.grad(F.cross_entropy(module.network(x), y), before.values())

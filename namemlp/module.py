@@ -15,11 +15,17 @@ from torch.nn import functional as F
 from namemlp.blocks import Blocks, obstacle
 from namemlp.checkpoint import read_checkpoint, refuse_hostile_file, trainer_settings
 from namemlp.datamodule import NamesDataModule
-from namemlp.engines import engine
-from namemlp.errors import SMALLER, Diverged, UserError
+from namemlp.engines import check_losses, engine
+from namemlp.errors import SMALLER, UserError
 from namemlp.metrics import NameMetrics
 from namemlp.network import NameMLP, evaluating
-from namemlp.optimizers import SGD, learning_rate, make_optimizer, step_plateau_schedulers
+from namemlp.optimizers import (
+    SGD,
+    check_length,
+    learning_rate,
+    make_optimizer,
+    step_plateau_schedulers,
+)
 from namemlp.randomness import random_states, start_random_states
 from namemlp.sampling import Generation
 from namemlp.vocabulary import Vocabulary
@@ -98,12 +104,13 @@ class NameModule(Generation, LightningModule):
         loop = self.trainer.fit_loop
         if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
             loop.reset_restart_stage()  # a new epoch begins, which the Trainer would not count
-        self.last_step = self.trainer.estimated_stepping_batches
-        longest, loader = self.hparams.updates_per_block, self.trainer.train_dataloader
+        self.last_step = check_length(self.trainer)
+        longest = self.hparams.updates_per_block
         if reason := "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule):
             self.leave_blocks(f"one update at a time: {reason}")
             return
-        self.blocks = loader.sampler.blocks = Blocks(self, longest, lambda: obstacle(self, NameModule))
+        self.blocks = Blocks(self, longest, lambda: obstacle(self, NameModule))
+        self.trainer.train_dataloader.sampler.blocks = self.blocks
         self._make_updates, name = engine(self, self.blocks)
         log.info(f"up to {self.blocks.longest:,} updates at once, {name}")
 
@@ -120,16 +127,16 @@ class NameModule(Generation, LightningModule):
         self._in_block = y.dim() == 2
         if self._in_block:
             return self._train_block(x, y)
-        self.batch_loss = self._loss(x, y)
+        self.batch_loss = self.loss(x, y)
         return self.batch_loss
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean loss of a batch; of several processes the parts whose mean is that over all their examples."""
-        processes = 1 if self._trainer is None else self._trainer.world_size
-        if processes == 1 or not isinstance(self.trainer.train_dataloader, TrainingLoader):
+        trainer = self._trainer
+        if trainer is None or trainer.world_size == 1 or not isinstance(trainer.train_dataloader, TrainingLoader):
             return F.cross_entropy(self(x), y)
-        share = processes / self.trainer.train_dataloader.examples_in_update()
-        return F.cross_entropy(self(x), y, reduction="sum") * share  # there may be none
+        losses = F.cross_entropy(self(x), y, reduction="sum")  # there may be none
+        return losses * (trainer.world_size / trainer.train_dataloader.examples_in_update())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._in_block:
@@ -140,15 +147,16 @@ class NameModule(Generation, LightningModule):
         losses, rates = self._make_updates(x, y)
         self.batch_loss = losses[-1]
         self._write_curves(losses, rates)
-        self._check_losses(losses, rates)
+        check_losses(losses, rates, self.trainer.global_step)
         self.blocks.count_updates(len(y) - 1)
         return losses[-1]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self._in_block:
+            whole = loss.detach()
             if self.trainer.world_size > 1:
-                self.batch_loss = self.trainer.strategy.reduce(self.batch_loss.detach(), reduce_op="mean")
-            self._check_losses(self.batch_loss.detach()[None], [learning_rate(self.trainer)])
+                whole = self.batch_loss = self.trainer.strategy.reduce(self.batch_loss.detach(), reduce_op="mean")
+            check_losses(whole[None], [learning_rate(self.trainer)], self.trainer.global_step)
             super().backward(loss, *args, **kwargs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -166,14 +174,6 @@ class NameModule(Generation, LightningModule):
             curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item(), "lr": rates[i]}
             for logger in self.loggers:
                 logger.log_metrics(curves, first + i)
-
-    def _check_losses(self, losses: Tensor, rates: Sequence[float]) -> None:
-        """Stop at the first of the next updates whose loss, (K,), is not finite."""
-        if losses.isfinite().all():
-            return
-        i = losses.isfinite().tolist().index(False)
-        step = self.trainer.global_step + 1 + i
-        raise Diverged(f"the loss is {losses[i].item()} at step {step:,} with learning rate {rates[i]:g}: {SMALLER}")
 
     def on_train_end(self) -> None:
         if self.blocks:

@@ -67,10 +67,11 @@ class NameMLP(nn.Module):
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Look at a module without dropout and gradients; afterwards it is in training or not, as before."""
-    training = module.training
+    training = [each.training for each in module.modules()]
     module.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        module.train(training)
+        for each, was_training in zip(module.modules(), training, strict=True):
+            each.training = was_training

@@ -55,6 +55,20 @@ def step_schedulers(trainer: Trainer) -> list:
     return [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
 
 
+def check_length(trainer: Trainer) -> float:
+    """The updates of a run, by which none of its schedules may have ended (as OneCycleLR does).
+
+    Raises:
+        UserError: one would.
+    """
+    updates = trainer.estimated_stepping_batches
+    for config in step_schedulers(trainer):
+        if (total := getattr(config.scheduler, "total_steps", updates)) < updates:
+            both = f"lr_scheduler.total_steps is {total:,} but trainer.max_steps {updates:,}"
+            raise UserError(f"{both}: make them the same")
+    return updates
+
+
 def step_plateau_schedulers(trainer: Trainer, metrics: dict[str, float]) -> None:
     """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed.
 

@@ -64,7 +64,7 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = pl_module.batch_loss
+        self.loss = getattr(pl_module, "batch_loss", outputs["loss"])
         if self.bar is not None and time.monotonic() >= self.due:
             self._refresh(trainer)
             self.due = time.monotonic() + self.REFRESH

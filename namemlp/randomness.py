@@ -30,7 +30,7 @@ def start_random_states(states: Any, trainer: Trainer) -> None:
         states = [states] if isinstance(states, dict) else states or []  # of an older one, by one process
         if trainer.global_rank < len(states):
             set_process_states(states[trainer.global_rank])
-        elif trainer.global_rank:  # so that no two processes draw the same
+        elif trainer.global_rank:  # so that not all processes leave the same units out
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
     except Exception as error:
         raise UserError("the checkpoint's random_states are damaged: give another --ckpt_path") from error

@@ -35,12 +35,12 @@ def resume_command(last: Path, *more: str) -> str:
     return shlex.join(["python", "-m", "namemlp", "fit", *config, "--ckpt_path", str(last), *more])
 
 
-def next_steps(last: Path, best: str, step: int, by_epochs: bool) -> str:
-    """Where a finished run's checkpoints are, and the commands that look at its curves and train it on."""
+def next_steps(last: Path, best: str, step: int, by_epochs: bool, goes_on: bool = True) -> str:
+    """Where a finished run's checkpoints are, and the commands that look at its curves and, if it can, train it on."""
     run = last.parent.parent
     lowest = f" (lowest val/loss: {Path(best).name})" if best else ""
     lines = [f"checkpoint  {last}{lowest}"]
     if is_run_folder(run):
         lines.append(f"curves      tensorboard --logdir {shlex.quote(str(all_runs(run)))}")
     more = ["--trainer.max_steps", str(2 * step), *(["--trainer.max_epochs", "null"] if by_epochs else [])]
-    return "\n".join([*lines, f"train on    {resume_command(last, *more)}"])
+    return "\n".join([*lines, *([f"train on    {resume_command(last, *more)}"] if goes_on else [])])

@@ -53,6 +53,8 @@ def run_logger(root: Path, name: str | None, ckpt_path: Path | None, checkpoint:
     run = ckpt_path and ckpt_path.parent.parent
     if run is not None and len(run.parts) < 2:  # as seen from within it
         run = Path(os.path.abspath(ckpt_path)).parent.parent
+    if run is not None and is_run_folder(run) and name is not None and run.parent.name != name:
+        raise UserError(f"name is {name!r}, but {ckpt_path} belongs to the run {run}: leave out --name, or --ckpt_path")
     shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
     if run is None or not is_run_folder(run):
         return RunLogger(root, name=RUNS if name is None else f"{RUNS}/{name}", **shared)

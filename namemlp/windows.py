@@ -21,7 +21,7 @@ class ContextWindows(Dataset):
     (B, T) contexts and (B,) targets, int64; with a tensor of (K, B) numbers (K, B, T) and (K, B).
 
     Args:
-        stream: T ids that are not looked at but have to be there, then names, each followed by the end mark.
+        stream: T end marks, then names, each followed by one.
         context_length: T.
         examples: which of the characters after those T; all.
     """
@@ -32,6 +32,11 @@ class ContextWindows(Dataset):
 
     def __len__(self) -> int:
         return len(self.columns[0])
+
+    def spread(self, count: int) -> Tensor:
+        """The indices of so many examples (of all, if they are fewer) from the first to the last, (count,)."""
+        # In 64 bits: of a long list the last would be beyond the end otherwise.
+        return torch.linspace(0, len(self) - 1, min(len(self), count), dtype=torch.float64).long()
 
     def __getitem__(self, index: int | list[int] | slice | Tensor) -> tuple[Tensor, Tensor]:
         index = index.numpy() if isinstance(index, Tensor) else index

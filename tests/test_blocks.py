@@ -242,6 +242,7 @@ ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {
 
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01, "amsgrad": True}}
+NADAM = {"class_path": "torch.optim.NAdam", "init_args": {"lr": 0.01}}
 LBFGS = {"class_path": "torch.optim.LBFGS", "init_args": {}}
 
 
@@ -267,6 +268,7 @@ def run(caplog, model, trainer):
         ("gradients are accumulated", {}, dict(accumulate_grad_batches=2)),
         ("the precision is bf16-mixed", {}, dict(precision="bf16-mixed")),
         ("there is not one optimizer that takes gradients", dict(optimizer=LBFGS), {}),
+        ("the optimizer has hooks", dict(kind=StepHook), {}),
         ("anomalies are to be detected", {}, dict(detect_anomaly=True)),
         ("the batches of an epoch are limited", {}, dict(limit_train_batches=5)),
         ("Watching works at every update", {}, dict(callbacks=[Watching()])),
@@ -292,19 +294,19 @@ def test_what_a_block_cannot_do_takes_the_textbook_path_and_says_why(folder, cap
         ("the optimizer is Adam", dict(optimizer=ADAM, lr_scheduler=ONE_CYCLE, dropout=0.3), {}),
         ("the optimizer is Adam", dict(optimizer=ADAM), dict(precision="bf16-true")),
         ("the optimizer is Adam", dict(optimizer=ADAM), dict(precision="64-true", gradient_clip_val=0.1)),
+        ("the optimizer is NAdam", dict(optimizer=NADAM), dict(precision="64-true")),
         ("the optimizer has momentum", dict(optimizer=sgd(momentum=0.9)), {}),
         ("the optimizer has momentum", dict(lr_scheduler=ONE_CYCLE), {}),
         ("the optimizer has weight_decay", dict(optimizer=sgd(weight_decay=0.1)), {}),
         ("the optimizer has maximize", dict(optimizer=sgd(maximize=True)), {}),
         ("gradients are clipped", {}, dict(gradient_clip_val=1.0)),
         ("gradients are clipped", {}, dict(gradient_clip_val=0.01, gradient_clip_algorithm="value")),
-        ("the network is not a plain NameMLP", dict(dropout=0.5), {}),
+        ("the network has dropout", dict(dropout=0.5), {}),
         ("the network is not a plain NameMLP", dict(kind=Hooked), {}),
         ("the network is not a plain NameMLP", dict(kind=OtherNetwork), {}),
         ("the network is not a plain NameMLP", dict(kind=Widened), {}),
         ("the network is not a plain NameMLP", dict(kind=GradientHook), {}),
-        ("the network is not a plain NameMLP", {}, dict(precision="bf16-true")),
-        ("the optimizer has hooks", dict(kind=StepHook), {}),
+        ("the weights are bfloat16", {}, dict(precision="bf16-true")),
         ("the optimizer has several groups of parameters", dict(kind=TwoRates), {}),
         ("not all parameters are trained", dict(kind=Frozen), {}),
         ("torch is faster at updates of 1,", dict(hidden_size=300_000), dict(max_steps=1)),

@@ -199,6 +199,17 @@ def test_last_is_the_run_written_last(fit, namemlp):
     assert "already at step 15" in fit(15, "--ckpt_path=last").out
 
 
+def test_a_schedule_that_ends_before_the_run_is_refused(fit, namemlp):
+    one_cycle = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1", "--lr_scheduler.total_steps=20")
+    assert "train on" not in fit(20, *one_cycle).out
+    before = Path(LAST.format(0)).read_bytes()
+    for more in ((), ("--ckpt_path=last",)):
+        result = namemlp("fit", "--data.path=names.txt", *SMALL, *one_cycle, "--trainer.max_steps=25", *more)
+        assert "lr_scheduler.total_steps is 20 but trainer.max_steps 25: make them the same" in result.err
+        assert result.code == 2
+    assert Path(LAST.format(0)).read_bytes() == before
+
+
 def test_runs_have_names_and_an_overlay_changes_what_it_names(fit, namemlp):
     base, tuned = (f"--config={PROJECT / 'configs' / name}.yaml" for name in ("base", "tuned"))
     here = ("--data.path=names.txt", *SMALL)
@@ -213,9 +224,11 @@ def test_runs_have_names_and_an_overlay_changes_what_it_names(fit, namemlp):
     assert changed["init_seed"] == kept["init_seed"] and changed["context_length"] == 8
     assert "momentum" not in changed["optimizer"]["init_args"]  # of the base's SGD
 
-    fit(9, f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}", "--name=other")
-    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["base", "tuned"]  # its folder stays
+    fit(9, f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}", "--name=base")
     assert str(runs[0]) in fit(12, "--ckpt_path=last").out
+    result = namemlp("fit", "--ckpt_path=last", "--name=other", "--trainer.max_steps=20")
+    assert result.code == 2 and f"belongs to the run {runs[0]}: leave out --name" in result.err
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["base", "tuned"]
     for name in ("../base", "a/b", "", "version_1"):
         result = namemlp("fit", f"--name={name}")
         assert result.code == 2 and f"name is {name!r}: it may have letters" in result.err

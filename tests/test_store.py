@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from namemlp import NamesDataModule, store
+from namemlp import NamesDataModule, UserError, store
+from namemlp.corpus import read_corpus
 
 FILES = [".names.txt.corpus.pt", ".names.txt.splits.pt"]
 # With several parts, and more characters than a byte tells apart.
@@ -104,10 +105,42 @@ def test_other_settings_are_not_served_by_it(settings):
     assert same(ready(**settings), as_read(**settings))
 
 
+def test_a_checkpoints_vocabulary_is_served_by_what_a_fresh_start_kept():
+    expected = ready()
+    with mock.patch.object(store, "read_corpus"), mock.patch("namemlp.datamodule.split_stream"):
+        assert same(ready(vocabulary=expected[2]), expected)
+
+
+@pytest.mark.parametrize(
+    "name, array, value", [(FILES[0], "ids", 30_000), (FILES[0], "sizes", 3), (FILES[1], "stream", 9999)]
+)
+def test_what_cannot_be_of_this_list_is_not_believed(name, array, value):
+    expected = ready()
+    held = torch.load(name, weights_only=True)
+    held["values"][array][70] = value
+    values = {key: each.numpy() if torch.is_tensor(each) else each for key, each in held["values"].items()}
+    held["digest"] = store._digest(values)
+    torch.save(held, name)
+    assert same(ready(), expected)
+
+
+def test_a_list_that_changes_while_it_is_read_is_not_kept(monkeypatch):
+    def read(*args):
+        corpus = read_corpus(*args)
+        Path("names.txt").write_text("emma", encoding="utf-8")
+        return corpus
+
+    monkeypatch.setattr(store, "read_corpus", read)
+    with pytest.raises(UserError, match="was changed while it was read"):
+        ready()
+    assert not any(Path(name).exists() for name in FILES)
+
+
 def test_two_processes_that_start_at_once_both_have_it():
     code = """
 import sys
-from namemlp import NamesDataModule, store
+from namemlp import NamesDataModule, UserError, store
+from namemlp.corpus import read_corpus
 store.LEAST = 1
 sys.stdin.readline()
 data = NamesDataModule("names.txt")
@@ -125,12 +158,11 @@ print(data.corpus.digest, len(data.corpus.known), int(data.train_set[:][0].sum()
     assert len({out for out, _ in told}) == 1
     corpus, expected = ready()[3], as_read()
     assert told[0][0].split()[0] == corpus == expected[3]
-    assert {path.name for path in Path().iterdir()} == {"names.txt", *FILES, *(f"{name}.lock" for name in FILES)}
+    assert {path.name for path in Path().iterdir()} == {"names.txt", *FILES, ".names.txt.lock"}
 
 
 def test_where_nothing_can_be_written_nothing_is_kept():
-    for name in FILES:
-        Path(f"{name}.lock").mkdir()
+    Path(".names.txt.lock").mkdir()
     assert same(ready(), as_read())
     assert not any(Path(name).exists() for name in FILES)
 

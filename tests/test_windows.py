@@ -24,6 +24,13 @@ def test_one_example_and_a_slice():
     assert x.tolist() == [[9, 10], [10, 11]]
 
 
+@pytest.mark.parametrize("n", [1, 5, 70_000_000])
+def test_examples_are_spread_from_the_first_to_the_last(n):
+    spread = ContextWindows(np.broadcast_to(np.uint8(0), n + 2), 2).spread(32)
+    assert (spread[0], spread[-1], len(spread)) == (0, n - 1, min(n, 32))
+    assert (spread.diff() > 0).all()
+
+
 def test_an_epoch_reads_every_example_once_and_the_next_in_another_order():
     order = TrainingOrder(10, batch_size=4, seed=1)
     first = list(order)
