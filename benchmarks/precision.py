@@ -7,6 +7,7 @@ Whole commands in turn, all with the same threads. Prints a Markdown table of me
 
 import argparse
 import os
+import re
 import statistics
 import tempfile
 
@@ -31,9 +32,7 @@ def main() -> None:
             fit += [f"--trainer.max_steps={args.steps}", f"--trainer.accelerator={device}"]
             with tempfile.TemporaryDirectory() as folder:
                 seconds, out = whole_process([*fit, f"--trainer.precision={precision}"], folder, args.threads)
-            losses = {
-                line.split()[0]: float(line.split()[2]) for line in out.splitlines() if line[:5] in ("train", "val  ")
-            }
+            losses = {split: float(loss) for split, loss in re.findall(r"^(train|val) +[\d,]+ +([\d.]+)", out, re.M)}
             rows[device, precision].append((losses["train"], losses["val"], seconds))
     print(
         f"| {args.steps:,} steps on | precision | train | val | s | ratio |\n| --- | --- | ---: | ---: | ---: | ---: |"
