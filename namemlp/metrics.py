@@ -26,7 +26,10 @@ class NameMetrics(nn.Module):
             "top5": hits.any(1).float().mean(),
         }
         for name, value in values.items():
-            self.averages[name].update(value, weight=len(y))
+            metric = self.averages[name]
+            if metric.weight.dtype not in (torch.float32, torch.float64):
+                metric.set_dtype(torch.float32)  # bfloat16 does not count beyond 256
+            metric.update(value, weight=len(y))
 
     def compute(self) -> dict[str, float]:
         """The averages over all that has been taken in, which is then forgotten."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from namemlp.metrics import NameMetrics
 from tests.conftest import assert_equal, curves
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
@@ -32,3 +33,16 @@ def test_every_precision_trains_and_goes_on_exactly(fit, precision, optimizer, r
 def test_auto_takes_what_is_there(fit):
     out = fit(3, "--trainer.accelerator=auto").out
     assert f"parameters on {'cuda:0' if torch.cuda.is_available() else 'cpu'}" in out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_averages_are_those_of_all_examples_in_any_precision(dtype):
+    metrics = torch.nn.ModuleDict({"metrics": NameMetrics()}).to(dtype)["metrics"]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):  # the second time after they have been forgotten
+        logits = torch.randn(5000, 27, generator=generator) * torch.linspace(0, 4, 5000)[:, None]  # ever larger losses
+        logits, y = logits.to(dtype), torch.randint(27, (5000,), generator=generator)
+        for part in torch.arange(5000).split(30):
+            metrics.update(logits[part], y[part])
+        expected = torch.nn.functional.cross_entropy(logits.double(), y).item()
+        assert metrics.compute()["loss"] == pytest.approx(expected, rel=1e-4)
