@@ -138,10 +138,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(bad_files, namemlp,
     ("arguments", "message"),
     [
         (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"], "by zero"),
-        (
-            ["--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=1", "--lr_scheduler.total_steps=3"],
-            "total steps is 3",
-        ),
         (["--trainer.check_val_every_n_epoch=1"], "`val_check_interval` (5000) must be less than or equal"),
         (["--optimizer=SparseAdam"], "SparseAdam does not support dense gradients"),
     ],
