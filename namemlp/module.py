@@ -19,13 +19,7 @@ from namemlp.engines import check_losses, engine
 from namemlp.errors import SMALLER, UserError
 from namemlp.metrics import NameMetrics
 from namemlp.network import NameMLP, evaluating
-from namemlp.optimizers import (
-    SGD,
-    check_length,
-    learning_rate,
-    make_optimizer,
-    step_plateau_schedulers,
-)
+from namemlp.optimizers import SGD, check_length, learning_rate, make_optimizer, step_plateau_schedulers
 from namemlp.randomness import random_states, start_random_states
 from namemlp.sampling import Generation
 from namemlp.vocabulary import Vocabulary

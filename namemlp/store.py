@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from namemlp.corpus import Corpus, read_corpus
+from namemlp.corpus import PART, Corpus, read_corpus
 from namemlp.errors import UserError
 from namemlp.vocabulary import Vocabulary
 
 LEAST = 2**24  # bytes of a list; a shorter one is read in well under a second
-PART = 2**22  # bytes that are read at a time
 FORMAT = 1  # of these files; another is not read
 
 
