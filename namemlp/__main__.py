@@ -1,6 +1,7 @@
 """`python -m namemlp` and the console script."""
 
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -8,17 +9,19 @@ import sys
 import threading
 import warnings
 
-from namemlp.errors import UserError, fail
-from namemlp.startup import quick_imports
+from namemlp.errors import UserError
 
 
-def run() -> None:
-    """Do what the command line says."""
-    with quick_imports():
-        import torch
-        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+def run_with_trainer() -> None:
+    """Run a subcommand that needs Lightning."""
+    gc.disable()  # imports make much that stays and little garbage
+    import torch
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-        from namemlp.cli import NameCLI
+    from namemlp.commands.cli import FullCLI
+
+    gc.freeze()  # what is imported stays: neither later collections nor the end of the process look at it
+    gc.enable()
     # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
@@ -26,9 +29,9 @@ def run() -> None:
     ours = logging.getLogger("namemlp")
     ours.setLevel(logging.INFO)
     ours.handlers = [logging.StreamHandler(sys.stdout)]
-    # None of these applies: a batch is read in microseconds; a run goes on in its own folder, also where that has been
-    # moved; the deprecation is between Lightning and torch; what a run's callbacks know is of no use to test; curves
-    # count updates from one epoch to the next.
+    # None of these applies: a batch is read in microseconds; a run is resumed in its own folder, also where that has
+    # been moved; the deprecation is between Lightning and torch; the states of a run's callbacks are of no use to test;
+    # curves count steps from one epoch to the next.
     for message in (
         ".*does not have many workers",
         "Checkpoint directory .* exists and is not empty",
@@ -38,20 +41,36 @@ def run() -> None:
         "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
     ):
         warnings.filterwarnings("ignore", message)
-    # TensorBoard's thread that writes the curves: what stops it is told again by the next point or flush.
+    # TensorBoard's thread that writes the curves: what stops it is raised again by the next point or flush.
     threading.excepthook = lambda at: issubclass(at.exc_type, OSError) or threading.__excepthook__(at)
     try:
-        NameCLI()
-    except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (UserError, MisconfigurationException, OSError) as error:
-        fail(" ".join(str(error).split()))
+        FullCLI()
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Lightning leaves this to the end of the process, where threads of gloo that are still in use abort it.
             gc.collect()
             torch.distributed.destroy_process_group()
+
+
+def run() -> None:
+    """Run the subcommand that the command line names."""
+    command = sys.argv[1] if len(sys.argv) > 1 else None
+    try:
+        if command in ("sample", "plot"):  # which need no Lightning, and start in half the time
+            from namemlp.commands.parser import run_command
+
+            run_command(getattr(importlib.import_module(f"namemlp.commands.{command}"), command), sys.argv[2:])
+        else:
+            run_with_trainer()
+    except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        from namemlp.commands.parser import fail
+
+        fail(str(error))
 
 
 def main() -> None:

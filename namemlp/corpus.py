@@ -1,208 +1,158 @@
-"""Read and check a list of names, and hold it as ids."""
+"""Read a list of names, check it, shuffle and split it."""
 
+import codecs
+import hashlib
+import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from importlib.resources import files
+from io import IncrementalNewlineDecoder
+from typing import IO
+from zlib import crc32
 
 import fsspec
 import numpy as np
 
 from namemlp.errors import UserError
-from namemlp.vocabulary import END, Vocabulary, code_points
+from namemlp.vocabulary import END, Vocabulary
 
 BUNDLED = "the bundled names.txt"
-PART, NAMES = 2**22, 2**17  # bytes of a file, and names, that are worked on at a time
-LONGEST = 10_000  # characters of a name
-WHITE_SPACE = np.zeros(0x110000, bool)  # what str.strip() takes away
-WHITE_SPACE[[code for code in range(0x3001) if chr(code).isspace()]] = True
+MAX_NAME_LENGTH = 10_000  # characters
+CHUNK_BYTES, CHUNK_NAMES = 2**22, 2**17  # of a file, and of a list, that are worked on at once
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape decodes them
 
 
-@dataclass
-class Corpus:
-    """A list of names as ids, in the order of the file.
+def read_names(path: str | None = None, lowercase: bool = False) -> list[str]:
+    """The names of a UTF-8 list, one per line, from a path or an fsspec URL; None: the bundled list.
 
-    Attributes:
-        ids: every name followed by the end mark, (examples,), in the smallest integer type.
-        sizes: the length of each name with its end mark, (names,) integers.
-        vocabulary: the characters behind the ids.
-        source: where the list came from, for messages.
-    """
-
-    ids: np.ndarray
-    sizes: np.ndarray
-    vocabulary: Vocabulary
-    source: str
-
-    @classmethod
-    def of(cls, names: Sequence[str], vocabulary: Vocabulary) -> "Corpus":
-        """These names, which may be empty.
-
-        Raises:
-            UserError: one has an end mark, or characters that the vocabulary does not have; they are shown.
-        """
-        for name in names:
-            if END in name:
-                raise UserError(f"{name!r}: {END!r} inside a name is not allowed, it marks the end of one")
-        try:
-            ids = vocabulary.encode(END.join([*names, ""])).numpy().astype(vocabulary.dtype)
-        except UserError:
-            for name in names:
-                vocabulary.encode(name)  # names the one
-            raise
-        return cls(ids, np.array([len(name) + 1 for name in names], np.int64), vocabulary, "these names")
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    @cached_property
-    def digest(self) -> str:
-        """What tells this list from another: the SHA-256 of its names."""
-        codes, digest = code_points(self.vocabulary.characters), sha256()
-        for start in range(0, len(self.ids), PART):
-            digest.update(codes[self.ids[start : start + PART]].tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def known(self) -> np.ndarray:
-        """The `digests` of its names, sorted, (distinct,) int32."""
-        return np.unique(digests(self))
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The names as strings."""
-        return self.vocabulary.decode(self.ids).split(END)[:-1]
-
-
-def read_corpus(path: str | None = None, lowercase: bool = False, vocabulary: Vocabulary | None = None) -> Corpus:
-    """Read a UTF-8 list of names, one a line; blank lines and white space around a name are passed over.
-
-    Args:
-        path: a local path or an fsspec URL; None: the bundled list.
-        lowercase: turn the names to lower case.
-        vocabulary: the characters to use; None: those of the list.
-
-    Raises:
-        UserError: the list cannot be read, is not UTF-8, holds no name, has an end mark inside a name, or characters
-            that a given vocabulary does not have, or is no such list at all: lines without end, NULs.
+    Raises: UserError: the list cannot be read, holds no name, or has lines that are no names.
     """
     source = BUNDLED if path is None else str(path)
-    codes, sizes, line = [], [], 1  # the line that a part starts with
-    for part in _parts(path, source):
-        for found, kept in zip((codes, sizes), _names(part, lowercase, source, line), strict=True):
-            found.append(kept)
-        line += _line_ends(part)
-    if not any(map(len, sizes)):
-        raise UserError(f"{source} holds no names: write one a line")
-    if vocabulary is None:
-        try:
-            vocabulary = Vocabulary.of(*codes)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from error
-    ids, end = np.empty(sum(map(len, codes)), vocabulary.dtype), 0
-    for i, part in enumerate(codes):
-        found = vocabulary.ids(part)
-        if (found < 0).any():
-            raise UserError(f"{source} has {vocabulary.unknown(''.join(map(chr, np.unique(part))))}")
-        ids[end : end + len(part)] = found
-        end += len(part)
-        codes[i] = None  # which frees it
-    return Corpus(ids, np.concatenate(sizes), vocabulary, source)
-
-
-def _parts(path: str | None, source: str) -> Iterator[bytes]:
-    """The content of a file in parts that end where lines end, so that no more than a part need be held as text."""
     if "reference:" in source:  # a file of that protocol can stand for any number of bytes
-        raise UserError(f"{source}: the protocol reference is not read; data.path takes a list of names, one a line")
+        raise UserError(f"{source}: the protocol reference is not supported; data.path takes a list of names")
     try:
-        opened = (files("namemlp") / "names.txt").open("rb") if path is None else fsspec.open(str(path), "rb")
-        with opened as file:
-            rest, line = b"", 1
-            while block := file.read(PART):
-                data = rest + block
-                end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # after a last \r there may be a \n
-                part, rest = data[:end], data[end:]
-                yield part
-                line += _line_ends(part)
-                if len(rest) > 4 * LONGEST:  # of up to 4 bytes a character
-                    raise UserError(_too_long(source, line))
-            yield rest
+        with (files("namemlp") / "names.txt").open("rb") if path is None else fsspec.open(source, "rb") as file:
+            names = [name for chunk in _checked_chunks(file, source, lowercase) for name in chunk if name]
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{source}: no such file; data.path takes a list of names, one a line") from None
+        raise UserError(f"{source}: no such file; data.path takes a list of names, one per line") from None
     except IsADirectoryError:
-        raise UserError(f"{source} is a folder; data.path takes a file, a list of names, one a line") from None
-    except Exception as error:  # no permission, unknown or not installed protocol, a damaged archive, a lost host, ...
+        raise UserError(f"{source} is a folder; data.path takes a file, a list of names, one per line") from None
+    except Exception as error:  # no permission, an unknown protocol, a damaged archive, a lost host, …
         raise UserError(f"{source} cannot be read: {error}") from error
+    if not names:
+        raise UserError(f"{source} holds no names: write one per line")
+    return names
 
 
-def _names(part: bytes, lowercase: bool, source: str, line: int) -> tuple[np.ndarray, np.ndarray]:
-    """The names of a part that starts with some line: their code points, each with an end mark, and their sizes."""
+def _checked_chunks(file: IO[bytes], source: str, lowercase: bool) -> Iterator[list[str]]:
+    """The stripped lines of a file, many at a time."""
+    # Bytes that are not UTF-8 become surrogates first, so that the error can name their line.
+    decoder = IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")("surrogateescape"), translate=True)
+    rest, first_line, data = "", 1, b"not yet read"
+    while data:
+        data = file.read(CHUNK_BYTES)
+        text = rest + decoder.decode(data, final=not data)
+        *lines, rest = text.split("\n") if data else [*text.split("\n"), ""]
+        # Line by line, because how a Σ at the end of a chunk is lowered depends on what follows it.
+        lines = [line.strip().lower() if lowercase else line.strip() for line in lines]
+        is_too_long = max(map(len, [*lines, rest])) > MAX_NAME_LENGTH
+        if is_too_long or END in text or "\0" in text or (not text.isascii() and NOT_UTF8.search(text)):
+            for number, line in enumerate([*lines, rest], first_line):
+                if problem := _problem(line):
+                    raise UserError(f"{source}, line {number}: {problem}")
+        first_line += len(lines)
+        yield lines
+
+
+def _problem(line: str) -> str | None:
+    if len(line) > MAX_NAME_LENGTH:
+        return f"longer than {MAX_NAME_LENGTH:,} characters; write one name per line"
+    if NOT_UTF8.search(line):
+        return "not valid UTF-8; save the file as UTF-8"
+    if "\0" in line:
+        return "contains a NUL byte; save the file as UTF-8"
+    return f"{END!r} inside a name is not allowed, it marks the end of one" if END in line else None
+
+
+def shuffle_names(names: Sequence[str], seed: int, shuffles: int) -> list[str]:
+    """Shuffle a list in place again and again, each time from the same seed, as the notebook's cell did."""
+    names = list(names)
+    for _ in range(shuffles):
+        random.Random(seed).shuffle(names)
+    return names
+
+
+def split_points(n: int, fractions: Sequence[float]) -> tuple[int, int]:
+    """Where validation and test start in a list of n names: at int(0.8 n) and int(0.9 n) for 80/10/10."""
+    train, val, test = fractions
+    if not min(fractions) > 0 or not abs(train + val + test - 1) < 1e-6:
+        raise UserError(f"data.split {list(fractions)} must be three fractions above 0 that add up to 1")
+    # Rounded, because in floating point 0.7 + 0.2 is a little less than 0.9 and would lose a name.
+    return int(train * n), int(round(train + val, 9) * n)
+
+
+def check_split(n: int, fractions: Sequence[float], source: str) -> None:  # UserError where a part would be empty
+    val_start, test_start = split_points(n, fractions)
+    sizes = val_start, test_start - val_start, n - test_start
+    if min(sizes) < 1:
+        raise UserError(
+            f"{source} has {n} name{'s'[: n != 1]}, too few for a split of {list(fractions)}, which gives "
+            f"{' / '.join(map(str, sizes))} names: add names or change data.split"
+        )
+
+
+def encode_names(names: Sequence[str], vocabulary: Vocabulary, source: str) -> np.ndarray:
+    """The ids of names, each followed by an end mark, (examples,). Raises: UserError: a character has none."""
     try:
-        text = part.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        line += _line_ends(error.object[: error.start])
-        raise UserError(f"{source}, line {line}: not UTF-8; save the list as UTF-8") from None
-    for wrong, reason in (
-        (END, f"{END!r} inside a name is not allowed, it marks the end of one"),
-        ("\0", "a NUL, which no text has; save the list as UTF-8"),
-    ):
-        if wrong in text:
-            line += _line_ends(text[: text.index(wrong)].encode())
-            raise UserError(f"{source}, line {line}: {reason}")
-    if lowercase:
-        text = text.lower()
-    codes = code_points(text + "\n").copy()  # (characters,); with the line end a name always has something behind it
-    starts, ends = _name_bounds(codes)
-    sizes = ends - starts + 1
-    if (long := np.flatnonzero(sizes > LONGEST + 1)).size:
-        raise UserError(_too_long(source, line + _line_ends(text[: starts[long[0]]].encode())))
-    # Keep every name and the one character behind it, in whose place the end mark goes.
-    codes[ends] = ord(END)
-    edges = np.zeros(len(codes) + 1, np.int8)
-    edges[starts] = 1
-    edges[ends + 1] -= 1
-    codes = codes[edges[:-1].cumsum(dtype=np.int8).view(bool)]
-    largest = codes.max(initial=0)
-    smallest = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.uint32
-    return codes.astype(smallest), sizes.astype(np.int16)
+        parts = [vocabulary.encode(text).numpy().astype(vocabulary.dtype) for text in _texts(names)]
+    except UserError:
+        raise UserError(f"{source} has {vocabulary.describe_unknown(''.join(names))}") from None
+    return np.concatenate(parts) if parts else np.zeros(0, vocabulary.dtype)
 
 
-def _too_long(source: str, line: int) -> str:
-    return f"{source}, line {line}: longer than {LONGEST:,} characters; write one name a line"
+def _texts(names: Sequence[str]) -> Iterator[str]:
+    """Names with an end mark after each, many in one text."""
+    for start in range(0, len(names), CHUNK_NAMES):
+        yield END.join([*names[start : start + CHUNK_NAMES], ""])
 
 
-def _line_ends(data: bytes) -> int:
-    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+def hash_names(names: Sequence[str]) -> np.ndarray:
+    """The CRC-32 of each name, (names,) int32; an unknown name has that of a given one once in 4 billion times."""
+    return np.fromiter(map(crc32, map(str.encode, names)), np.uint32, len(names)).view(np.int32)
 
 
-def _name_bounds(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the names of a text start and end (end not included): two (names,) int64."""
-    solid = np.flatnonzero(~WHITE_SPACE[codes])  # positions of all that is not white space
-    line_ends = np.flatnonzero((codes == ord("\n")) | (codes == ord("\r")))
-    # White space between solid[gap] and solid[gap + 1] parts two names where it holds the end of a line.
-    gap = np.flatnonzero(np.diff(solid) > 1)
-    gap = gap[np.searchsorted(line_ends, solid[gap]) < np.searchsorted(line_ends, solid[gap + 1])]
-    starts = np.concatenate([solid[:1], solid[gap + 1]])
-    ends = np.concatenate([solid[gap], solid[-1:]]) + 1
-    return starts, ends
+@dataclass
+class Splits:  # what training takes from a list
+    ids: np.ndarray  # the shuffled names, each followed by an end mark, (examples,)
+    val_start: int  # the first example of validation
+    test_start: int
+    characters: str  # the vocabulary of the ids
+    num_names: int
+    sha256: str  # of the names in the order of the file: identifies the list
+    name_hashes: np.ndarray  # the sorted distinct `hash_names`, (distinct,) int32
 
 
-def digests(corpus: Corpus) -> np.ndarray:
-    """What tells the names of a list from others, (names,) int32: a polynomial of their ids, modulo 2**64 and mixed.
+def make_splits(
+    names: list[str], vocabulary: Vocabulary | None, split: Sequence[float], seed: int, shuffles: int, source: str
+) -> Splits:
+    """Shuffle and split a list; a vocabulary of None is that of the list.
 
-    Another name has the same one by chance, once in 4 billion for each name of the list.
+    Raises: UserError: as `split_points`, `encode_names` and `Vocabulary`.
     """
-    powers = np.multiply.accumulate(np.full(corpus.sizes.max(initial=0), 0x9E3779B97F4A7C15, np.uint64))
-    found, end = np.zeros(len(corpus), np.int32), 0
-    for part in np.array_split(np.arange(len(corpus)), len(corpus) // NAMES + 1) if len(corpus) else ():
-        sizes = corpus.sizes[part]
-        starts = sizes.cumsum() - sizes
-        begin, end = end, end + int(sizes.sum())
-        place = np.arange(end - begin) - np.repeat(starts, sizes)
-        sums = np.add.reduceat(corpus.ids[begin:end].astype(np.uint64) * powers[place], starts)
-        sums = (sums ^ (sums >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-        found[part] = (sums >> np.uint64(32)).astype(np.uint32).view(np.int32)
-    return found
+    if vocabulary is None:
+        try:
+            vocabulary = Vocabulary.from_names(names)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+    val_start, test_start = split_points(len(names), split)
+    sha256, hashes = hashlib.sha256(), np.sort(hash_names(names))
+    hashes = hashes[np.diff(hashes, prepend=hashes[0] - 1) != 0]  # ten times as fast as np.unique
+    for text in _texts(names):
+        sha256.update(text.encode())
+    ids = encode_names(shuffle_names(names, seed, shuffles), vocabulary, source)
+    ends = np.flatnonzero(ids == 0) + 1  # behind each name
+    starts = (int(ends[start - 1]) if start else 0 for start in (val_start, test_start))
+    return Splits(ids, *starts, vocabulary.characters, len(names), sha256.hexdigest(), hashes)

@@ -1,43 +1,42 @@
 """A list of names as training, validation and test data."""
 
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
-from namemlp.corpus import Corpus, read_corpus
-from namemlp.errors import UserError
-from namemlp.splits import flat_stream, split_sizes, split_stream
-from namemlp.store import is_long, kept, read_long_corpus
+import namemlp
+from namemlp.corpus import BUNDLED, Splits, check_split, encode_names, make_splits, read_names
+from namemlp.errors import check_at_least
 from namemlp.vocabulary import Vocabulary
-from namemlp.windows import ContextWindows, TrainingLoader, TrainingOrder
+from namemlp.windows import ContextDataset, EpochSampler, TrainingLoader, collate
 
 
 class NamesDataModule(LightningDataModule):
-    """A list of names, split 80/10/10, as context windows of T characters and the character that follows.
+    """A list of names, split 80/10/10, as contexts of T characters and the character that follows.
 
-    After `setup("fit")` (or "validate", "test") `train_set`, `val_set` and `test_set` are `ContextWindows`, in the
+    After `setup("fit")` (or "validate", "test") `train_set`, `val_set` and `test_set` are `ContextDataset`s in the
     order of the shuffled list; after `setup("predict")` `predict_set` is the whole list in its own order.
 
     Args:
-        path: the list of names, one a line, UTF-8: a local path or an fsspec URL; null: the bundled list
+        path: list of names, one per line, UTF-8: a local path or an fsspec URL; null: the bundled list
         lowercase: turn the names to lower case
         vocabulary: the characters to use, '.' first; null: those of the list
-        split: the shares of training, validation and test
+        split: shares of training, validation and test
         shuffles: how often the list is shuffled before it is split, each time from the same seed
         split_seed: seed of these shuffles
-        context_length: how many characters the model sees (T)
-        batch_size: examples in a training batch
+        context_length: characters that the model sees (T)
+        batch_size: examples in a training batch, per process
         eval_batch_size: examples in a batch of validation, test and predict
-        replacement: draw training examples independently, as the notebook does, instead of going through all of them
-        num_workers: processes that prepare batches; 0: the main process, and training in blocks
-        seed: of the order in which training reads the examples
+        replacement: draw training examples independently, as the notebook does, instead of each once an epoch
+        num_workers: processes that prepare batches; 0: the main process
+        seed: seed of the order in which training reads the examples
 
-    Raises:
-        UserError: a number is below what it may be, or (on first use) the list is not as it should be.
+    Raises: UserError: a number is out of range, or (on first use) the list is not valid.
     """
 
     def __init__(
@@ -50,79 +49,60 @@ class NamesDataModule(LightningDataModule):
         split_seed: int = 42,
         context_length: int = 3,
         batch_size: int = 32,
-        eval_batch_size: int = 2048,
+        eval_batch_size: int = 4096,
         replacement: bool = False,
         num_workers: int = 0,
         seed: int = 2147483647,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        for name, least in dict(shuffles=0, context_length=1, batch_size=1, eval_batch_size=1, num_workers=0).items():
-            if self.hparams[name] < least:
-                raise UserError(f"{name} is {self.hparams[name]}: it must be at least {least}")
-        self._train_loader_state = None  # of a checkpoint, for the next training loader
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        """The list of names, read on first use."""
-        path, lowercase, given = (self.hparams[name] for name in ("path", "lowercase", "vocabulary"))
-        read = read_long_corpus if is_long(path) else read_corpus
-        return read(path, lowercase, None if given is None else Vocabulary(given))
+        check_at_least(0, shuffles=shuffles, num_workers=num_workers)
+        check_at_least(1, context_length=context_length, batch_size=batch_size, eval_batch_size=eval_batch_size)
 
     @property
+    def source(self) -> str:  # what the list is called in messages
+        return BUNDLED if self.hparams.path is None else str(self.hparams.path)
+
+    @cached_property
+    def names(self) -> list[str]:  # in the order of the file
+        return read_names(self.hparams.path, self.hparams.lowercase)
+
+    @cached_property
     def vocabulary(self) -> Vocabulary:
-        return self.corpus.vocabulary
+        given = self.hparams.vocabulary
+        return Vocabulary(self.splits.characters if given is None else given)
+
+    @cached_property
+    def splits(self) -> Splits:
+        hparams, given = self.hparams, self.hparams.vocabulary
+
+        def make(vocabulary: Vocabulary | None = None) -> Splits:
+            settings = hparams.split, hparams.split_seed, hparams.shuffles
+            return make_splits(self.names, vocabulary, *settings, self.source)
+
+        if load_or_make := namemlp.plug("load_or_make"):
+            settings = {name: hparams[name] for name in ("lowercase", "split", "split_seed", "shuffles")}
+            splits = load_or_make(hparams.path, settings, make)
+            if given in (None, splits.characters):
+                return splits
+        return make(given and Vocabulary(given))
 
     def setup(self, stage: str) -> None:
-        corpus, context_length = self.corpus, self.hparams.context_length
+        T = self.hparams.context_length
         if stage == "predict":
-            stream = flat_stream(corpus, np.arange(len(corpus)), context_length)
-            self.predict_set = ContextWindows(stream, context_length)
+            self.predict_set = ContextDataset(encode_names(self.names, self.vocabulary, self.source), T)
         elif not hasattr(self, "train_set"):
-            names = split_sizes(len(corpus), self.hparams.split, corpus.source)
-            how = dict(seed=self.hparams.split_seed, shuffles=self.hparams.shuffles, names=names)
-            how["zeros"] = max(context_length, 64)  # so that what is kept serves any usual one
-            split = partial(split_stream, corpus, **how)
-            if is_long(self.hparams.path):
-                key = dict(corpus=corpus.digest, vocabulary=corpus.vocabulary.characters, **how)
-                size, length = len(corpus.vocabulary), len(corpus.ids) + how["zeros"]
-                found = kept(
-                    self.hparams.path,
-                    "splits",
-                    key,
-                    split,
-                    lambda found: len(found["stream"]) == length and found["stream"].max() < size,
-                )
-            else:
-                found = split()
-            stream, first, second = found["stream"][how["zeros"] - context_length :], found["first"], found["second"]
-            self.train_set, self.val_set, self.test_set = (
-                ContextWindows(stream, context_length, examples)
-                for examples in (slice(first), slice(first, second), slice(second, None))
-            )
+            check_split(self.splits.num_names, self.hparams.split, self.source)
+            parts = np.split(self.splits.ids, [self.splits.val_start, self.splits.test_start])
+            self.train_set, self.val_set, self.test_set = (ContextDataset(part, T) for part in parts)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What checkpoints keep besides the settings: which list it was, and the place in its order."""
-        return {"corpus": self.corpus.digest, "train_loader": self._train_loader.state_dict()}
+    def state_dict(self) -> dict[str, Any]:  # what identifies the list in a checkpoint
+        return {"sha256": self.splits.sha256}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The Trainer restores the loader by itself, but not where a checkpoint stands at the end of an epoch.
-        self._train_loader_state = state["train_loader"]
-
-    def train_dataloader(self) -> TrainingLoader:
-        order = TrainingOrder(
-            len(self.train_set),
-            self.hparams.batch_size,
-            self.hparams.seed,
-            self.hparams.replacement,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-        )
-        self._train_loader = TrainingLoader(self.train_set, sampler=order, **self._loader_settings)
-        if self._train_loader_state is not None:
-            self._train_loader.load_state_dict(self._train_loader_state)
-            self._train_loader_state = None
-        return self._train_loader
+    def train_dataloader(self) -> DataLoader:
+        batch_size, seed, replacement = self.hparams.batch_size, self.hparams.seed, self.hparams.replacement
+        order = EpochSampler(self.train_set, batch_size, seed, replacement, self.trainer)
+        return TrainingLoader(self.train_set, sampler=order, batch_size=batch_size, **self._loader_settings)
 
     def val_dataloader(self) -> DataLoader:
         return self.evaluation_loader(self.val_set)
@@ -131,20 +111,22 @@ class NamesDataModule(LightningDataModule):
         return self.evaluation_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
-        return self.evaluation_loader(self.predict_set)
+        return self.evaluation_loader(self.predict_set, is_shared=False)
 
-    def evaluation_loader(self, examples: ContextWindows) -> DataLoader:
-        """All examples of a set in their order, in large batches; validation and test share them among processes."""
-        size = self.hparams.eval_batch_size
-        batches = [slice(start, start + size) for start in range(0, len(examples), size)]
-        shared = self.trainer is not None and self.trainer.state.fn != "predict"
-        if shared and len(batches) >= self.trainer.world_size:  # else every process takes all
-            batches = batches[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(examples, sampler=batches, **self._loader_settings)
+    def evaluation_loader(self, examples: ContextDataset, is_shared: bool = True) -> DataLoader:
+        """All examples of a set in their order, in large batches; the processes of a Trainer share them, or not."""
+        sampler = None
+        if self.trainer and self.trainer.world_size > 1:
+            # Not torch's own sampler, which the Trainer would take: it evaluates some examples twice.
+            is_shared = is_shared and self.trainer.world_size <= len(examples)
+            share = (self.trainer.world_size, self.trainer.global_rank) if is_shared else (1, 0)
+            sampler = UnrepeatedDistributedSampler(examples, *share, shuffle=False)
+        # All arguments by name: the Trainer builds the loader of predict again, and passes what it changes by name.
+        batch_size = self.hparams.eval_batch_size
+        return DataLoader(examples, sampler=sampler, batch_size=batch_size, **self._loader_settings)
 
     @property
-    def _loader_settings(self) -> dict:
-        # batch_size=None: an index of the sampler is a whole batch, read at once; nothing is collated.
-        workers = self.hparams.num_workers
-        # A generator of their own, because loaders draw a seed for their workers from the one of dropout otherwise.
-        return dict(batch_size=None, num_workers=workers, persistent_workers=workers > 0, generator=torch.Generator())
+    def _loader_settings(self) -> dict[str, Any]:
+        # A generator of their own, because loaders else draw a seed for their workers from the generator of dropout.
+        settings, workers = dict(collate_fn=collate, generator=torch.Generator()), self.hparams.num_workers
+        return dict(**settings, num_workers=workers, persistent_workers=workers > 0)

@@ -1,27 +1,17 @@
-"""How the program tells its user of a mistake."""
-
-import sys
-from typing import NoReturn
-
-# The way out where training has diverged, or where it cannot write.
-SMALLER = "give a smaller optimizer.lr"
-MAKE_ROOM = "make room there or give another trainer.default_root_dir"
+"""Mistakes that a user can make."""
 
 
 class UserError(ValueError):
-    """A mistake in a file or a setting. Its text is one sentence that names it and the way out."""
+    """A mistake in a file or a setting; its text is one sentence that names it and the way out."""
 
 
-class Diverged(UserError):
-    """A loss that is not finite."""
+def shorten(text: str, max_length: int = 300) -> str:  # a text from elsewhere, on one line
+    text = " ".join(text.split())
+    return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
-def shortened(text: str, most: int = 300) -> str:
-    """A text from elsewhere, cut to what a message can hold."""
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
-def fail(message: str) -> NoReturn:
-    """End the program over such a mistake: one line on stderr, exit code 2."""
-    print(f"namemlp: error: {message}", file=sys.stderr)
-    sys.exit(2)
+def check_at_least(minimum: float, **settings: float | None) -> None:
+    """Raise a UserError for the first of the settings that is below the minimum."""
+    for name, value in settings.items():
+        if value is not None and value < minimum:
+            raise UserError(f"{name} is {value}: it must be at least {minimum}")

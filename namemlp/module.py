@@ -1,244 +1,224 @@
 """The network as a LightningModule: loss, metrics, optimizer."""
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
-from namemlp.blocks import Blocks, obstacle
-from namemlp.checkpoint import read_checkpoint, refuse_hostile_file, trainer_settings
-from namemlp.datamodule import NamesDataModule
-from namemlp.engines import check_losses, engine
-from namemlp.errors import SMALLER, UserError
-from namemlp.metrics import NameMetrics
-from namemlp.network import NameMLP, evaluating
-from namemlp.optimizers import SGD, check_length, learning_rate, make_optimizer, step_plateau_schedulers
-from namemlp.randomness import random_states, start_random_states
-from namemlp.sampling import Generation
+import namemlp
+from namemlp import sampling
+from namemlp.corpus import hash_names
+from namemlp.errors import UserError, check_at_least, shorten
+from namemlp.network import build_network, eval_mode
+from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
+from namemlp.resume import correct_counters, get_rng_states, restore_rng_states
 from namemlp.vocabulary import Vocabulary
-from namemlp.windows import TrainingLoader
+from namemlp.windows import EpochSampler
 
-log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
 
-class NameModule(Generation, LightningModule):
-    """A `NameMLP` with cross-entropy, its metrics and an optimizer.
-
-    Everything that builds the model again is kept in its checkpoints: `NameModule.load_from_checkpoint(path)`.
+class NameModule(LightningModule):
+    """A network with cross-entropy, metrics and an optimizer; its checkpoints hold all that builds it again.
 
     Args:
         vocabulary: the characters the model knows, '.' first; comes from the data
-        context_length: how many characters the model sees (T)
-        embedding_dim: numbers that stand for a character (C)
-        hidden_size: tanh units
-        dropout: share of the tanh units that are left out of an update, others each time
-        init: start of the weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
-        init_seed: seed of the start of the weights, the notebook's own; seed_everything does not change it
-        optimizer: {class_path, init_args} of a torch optimizer; null: SGD with lr 0.01
-        lr_scheduler: {class_path, init_args} of a torch scheduler, stepped once an update; null: constant
-        updates_per_block: SGD updates made in one go where nothing in the run forbids it; 1: none, the textbook path
+        context_length: characters that the model sees (T)
+        network: name of a network, or {class_path, init_args}; the next five settings are those of mlp
+        embedding_dim: embedding dimension (C)
+        hidden_size: tanh units (H)
+        dropout: dropout probability after tanh
+        init: initial weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
+        init_seed: seed of the initial weights, the notebook's own; seed_everything does not change it
+        optimizer: {class_path, init_args} of a torch optimizer, or its name; null: SGD with lr 0.01
+        lr_scheduler: {class_path, init_args} of a torch scheduler, or its name; stepped once a step; null: constant
 
-    Raises:
-        UserError: a number is out of its range, or the model too large for the memory.
+    Raises: UserError: a number is out of range, or the model too large for the memory.
     """
 
     def __init__(
         self,
         vocabulary: str,
         context_length: int = 3,
+        network: str | dict[str, Any] = "mlp",
         embedding_dim: int = 5,
         hidden_size: int = 200,
         dropout: float = 0.0,
         init: Literal["notebook", "scaled"] = "notebook",
         init_seed: int = 2147483647,
-        optimizer: dict[str, Any] | None = None,
-        lr_scheduler: dict[str, Any] | None = None,
-        updates_per_block: int = 2500,
+        optimizer: str | dict[str, Any] | None = None,
+        lr_scheduler: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.blocks = self._make_updates = None  # what there is while training in blocks
-        self._in_block = False
-        self._random_states: Any = None  # of a checkpoint, for the start of training
-        for name in ("context_length", "embedding_dim", "hidden_size", "updates_per_block"):
-            if self.hparams[name] < 1:
-                raise UserError(f"{name} is {self.hparams[name]}: it must be at least 1")
+        self.hparams.vocabulary = str(vocabulary)
+        check_at_least(1, context_length=context_length, embedding_dim=embedding_dim, hidden_size=hidden_size)
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}: it must be from 0 to below 1")
         if not 0 <= init_seed < 2**63:
             raise UserError(f"init_seed is {init_seed}: it must be from 0 to 2**63 - 1")
-        self.vocabulary = Vocabulary(vocabulary)
-        size = len(self.vocabulary)
-        try:
-            self.network = NameMLP(size, context_length, embedding_dim, hidden_size, init, init_seed, dropout)
-        except RuntimeError as error:
-            raise UserError(f"a model of this size cannot be made: {error}") from error
-        self.metrics = NameMetrics()
-        self.known_names = np.zeros(0, np.int32)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "blocks": None, "_make_updates": None}  # a copy is not itself in training
+        self.vocabulary = Vocabulary(str(vocabulary))
+        self.network = build_network(self.hparams)
+        self._metrics: dict[tuple[str, int], Any] = {}  # of each split and loader, new for each evaluation
+        self.training_names = np.zeros(0, np.int32)  # the sorted `hash_names` of the lists it was trained on
+        self._window: list[Tensor] = []  # losses of the batches that are accumulated for a step
+        self._rng_states: Any = []  # of the checkpoint that a run is resumed from
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T) -> (B, V)
+        if x.shape[-1] != self.hparams.context_length:
+            raise UserError(
+                f"the data has contexts of {x.shape[-1]} characters but the model of {self.hparams.context_length}: "
+                "give both the same context_length"
+            )
         return self.network(x)
 
-    def on_train_start(self) -> None:
-        start_random_states(self._random_states, self.trainer)
-        self._random_states = None
-        if isinstance(self.trainer.datamodule, NamesDataModule):
-            self.known_names = np.union1d(self.known_names, self.trainer.datamodule.corpus.known)
-        loop = self.trainer.fit_loop
-        if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
-            loop.reset_restart_stage()  # a new epoch begins, which the Trainer would not count
-        self.last_step = check_length(self.trainer)
-        longest = self.hparams.updates_per_block
-        if reason := "updates_per_block is 1" if longest == 1 else obstacle(self, NameModule):
-            self.leave_blocks(f"one update at a time: {reason}")
-            return
-        self.blocks = Blocks(self, longest, lambda: obstacle(self, NameModule))
-        self.trainer.train_dataloader.sampler.blocks = self.blocks
-        self._make_updates, name = engine(self, self.blocks)
-        log.info(f"up to {self.blocks.longest:,} updates at once, {name}")
-
-    def leave_blocks(self, message: str) -> None:
-        """Take the textbook path from the next batch on."""
-        self.blocks = self._make_updates = None
-        if isinstance(self.trainer.train_dataloader, TrainingLoader):
-            self.trainer.train_dataloader.sampler.blocks = None
-        if self.trainer.is_global_zero:
-            log.info(message)
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self(x), y)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, y = batch
-        self._in_block = y.dim() == 2
-        if self._in_block:
-            return self._train_block(x, y)
-        self.batch_loss = self.loss(x, y)
-        return self.batch_loss
+        loss = self.loss(*batch)
+        if self.trainer.world_size > 1 and isinstance(self._train_sampler, EpochSampler):
+            loss = loss * self._train_sampler.loss_weight(batch_idx)  # the last batches may be of unequal size
+        self._window = self._window[: batch_idx % self.trainer.accumulate_grad_batches]
+        self._window.append(loss.detach())
+        self.log_train_loss(self._window[0] if len(self._window) == 1 else torch.stack(self._window).mean())
+        if any(optimizer.param_groups for optimizer in self.trainer.optimizers[:1]):
+            self.log("lr", torch.tensor(learning_rate(self.trainer), dtype=torch.float64))
+        return loss
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean loss of a batch; of several processes the parts whose mean is that over all their examples."""
-        trainer = self._trainer
-        if trainer is None or trainer.world_size == 1 or not isinstance(trainer.train_dataloader, TrainingLoader):
-            return F.cross_entropy(self(x), y)
-        losses = F.cross_entropy(self(x), y, reduction="sum")  # there may be none
-        return losses * (trainer.world_size / trainer.train_dataloader.examples_in_update())
+    def log_train_loss(self, loss: Tensor) -> None:
+        self.log("train/loss", loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._in_block:
-            self._write_curves([self.batch_loss], [learning_rate(self.trainer)])
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._update_metrics("val", batch, batch_idx, dataloader_idx)
 
-    def _train_block(self, x: Tensor, y: Tensor) -> Tensor:
-        """Make all updates of a block, (K, B, T) and (K, B), and return the last loss."""
-        losses, rates = self._make_updates(x, y)
-        self.batch_loss = losses[-1]
-        self._write_curves(losses, rates)
-        check_losses(losses, rates, self.trainer.global_step)
-        self.blocks.count_updates(len(y) - 1)
-        return losses[-1]
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._update_metrics("test", batch, batch_idx, dataloader_idx)
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self._in_block:
-            whole = loss.detach()
-            if self.trainer.world_size > 1:
-                whole = self.batch_loss = self.trainer.strategy.reduce(self.batch_loss.detach(), reduce_op="mean")
-            check_losses(whole[None], [learning_rate(self.trainer)], self.trainer.global_step)
-            super().backward(loss, *args, **kwargs)
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        if self.blocks:
-            optimizer_closure()  # has made the updates
-        else:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-
-    def _write_curves(self, losses: Sequence[Tensor], rates: Sequence[float]) -> None:
-        """Write the points that are due at the next updates, whose losses and learning rates these are."""
-        # Written here and not with self.log, which works at every step for what is shown at one in fifty.
-        first, every = self.trainer.global_step + 1, self.trainer.log_every_n_steps
-        for i in range(-first % every, len(losses), every) if every else ():
-            loss = losses[i].detach()
-            curves = {"train/loss": loss.item(), "train/log10_loss": loss.log10().item(), "lr": rates[i]}
-            for logger in self.loggers:
-                logger.log_metrics(curves, first + i)
-
-    def on_train_end(self) -> None:
-        if self.blocks:
-            self.blocks = self._make_updates = self.trainer.train_dataloader.sampler.blocks = None
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self.trainer.global_step >= self.last_step:
-            self.trainer.should_stop = True  # the Trainer then validates, also where the interval does not end here
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, y = batch
-        self.metrics.update(self(x), y)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The log-probability of each example's next character, (B,)."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:  # (B,) log-probabilities of the next characters
         x, y = batch
         return -F.cross_entropy(self(x).float(), y, reduction="none")
 
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over all examples of batches."""
-        with evaluating(self):
-            for x, y in batches:
-                self.metrics.update(self(x.to(self.device)), y.to(self.device))
-            return self.metrics.compute()
+    def _update_metrics(self, split: str, batch: Batch, batch_idx: int, dataloader_idx: int) -> None:
+        if batch_idx == 0 or (split, dataloader_idx) not in self._metrics:
+            self._metrics[split, dataloader_idx] = split_metrics(self.device)
+        (x, y), metrics = batch, self._metrics[split, dataloader_idx]
+        update_metrics(metrics, self(x), y)
+        if batch_idx == 0:  # once: Lightning computes and reduces the metrics when the epoch ends
+            for name, metric in metrics.items():
+                self.log(f"{split}/{name}", metric, prog_bar=name == "loss", metric_attribute=f"{split} {name}")
+
+    @property
+    def lr(self) -> float | None:  # where Lightning's `Tuner.lr_find` looks for the optimizer's setting
+        return init_args(self.hparams.optimizer or SGD).get("lr")
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        settings = self.hparams.optimizer or SGD
+        class_path = settings if isinstance(settings, str) else settings["class_path"]
+        self.hparams.optimizer = {"class_path": class_path, "init_args": {**init_args(settings), "lr": lr}}
 
     def configure_optimizers(self) -> Any:
-        return make_optimizer(self.parameters(), self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
+        return build_optimizer(self, self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
+
+    def configure_callbacks(self) -> list[Callback]:
+        is_there = any(isinstance(callback, RunChecks) for callback in self.trainer.callbacks)
+        return [] if is_there else [RunChecks()]
+
+    @property
+    def _train_sampler(self) -> Any:
+        return getattr(self.trainer.train_dataloader, "sampler", None)
+
+    def on_train_start(self) -> None:
+        if isinstance(self._train_sampler, EpochSampler):
+            self._train_sampler.trainer = self.trainer  # it does not know it where fit was given loaders alone
+        correct_counters(self.trainer)
+        restore_rng_states(self._rng_states if self.trainer.ckpt_path else [], self.trainer.global_rank)
+        if splits := getattr(self.trainer.datamodule, "splits", None):
+            known, new = self.training_names, splits.name_hashes
+            self.training_names = np.union1d(known, new) if len(known) else new
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng_states"] = get_rng_states()
+        checkpoint["training_names"] = torch.from_numpy(self.training_names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng_states = checkpoint.get("rng_states", [])
+        if "training_names" in checkpoint:
+            self.training_names = np.unique(checkpoint["training_names"].numpy())
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "NameModule":
-        """The model of a checkpoint, a local file, read without running anything that it may hold.
+        """The model of a checkpoint, a path or a file object; nothing in it is run, unless `weights_only=False`.
 
-        Raises:
-            UserError: it is damaged, is not such a checkpoint, or is made to do harm.
+        Raises: UserError: it is damaged, is not such a checkpoint, or is made to do harm.
         """
-        # Shapes are those of a NameMLP.
-        (read_checkpoint if cls is NameModule else refuse_hostile_file)(Path(checkpoint_path))
+        settings = {"weights_only": True, **kwargs}
+        if settings["weights_only"] is not False and (check := namemlp.plug("check_checkpoint")):
+            check(checkpoint_path, is_name_module=cls is NameModule)
         try:
-            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+            return super().load_from_checkpoint(checkpoint_path, *args, **settings)
         except RuntimeError as error:
-            raise UserError(f"{checkpoint_path} does not hold the weights of its model: {error}") from error
+            reason = shorten(str(error))
+            raise UserError(f"{checkpoint_path} does not hold the weights of its model: {reason}") from error
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["trainer"] = trainer_settings(self.trainer)
-        checkpoint["random_states"] = random_states(self.trainer)
-        checkpoint["known_names"] = torch.from_numpy(self.known_names)
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over the batches of this process."""
+        metrics = split_metrics(self.device, sync_on_compute=False)
+        with eval_mode(self):
+            for x, y in batches:
+                update_metrics(metrics, self(x.to(self.device)), y.to(self.device))
+            if not metrics["loss"].update_called:
+                raise UserError("there are no batches to evaluate")
+            return {name: metric.compute().item() for name, metric in metrics.items()}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._random_states = checkpoint.get("random_states")
-        self.known_names = np.unique(checkpoint.get("known_names", torch.zeros(0, dtype=torch.int32)).numpy())
-        if self._trainer is not None:  # else 64-bit weights would be restored as 32-bit ones
-            self.trainer.precision_plugin.convert_module(self)
+    def sample(self, *args: Any, **settings: Any) -> list[str]:
+        """New names, by the settings of `namemlp.sampling.sample_names` from num_names on."""
+        model = self.network, self.vocabulary, self.hparams.context_length
+        return sampling.sample_names(*model, *args, training_names=self.training_names, **settings)
 
-    def _log_metrics(self, split: str) -> None:
-        values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
-        fitting = self.trainer.state.fn == "fit"
-        if fitting and not self.trainer.sanity_checking:
-            if not math.isfinite(values["val/loss"]):  # before it is saved as a checkpoint
-                step = self.trainer.global_step
-                loss = f"val/loss is {values['val/loss']:.3g} at step {step:,}"
-                raise UserError(f"{loss} with learning rate {learning_rate(self.trainer):g}: {SMALLER}")
-            step_plateau_schedulers(self.trainer, values)
-            # By log_dict the x axis would count batches; its "step" metric would mislead the names of checkpoints.
-            for logger in self.loggers:
-                logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, self.trainer.global_step)
-        self.log_dict(values, logger=False if fitting else None, sync_dist=True)
+    def log_prob(self, names: Sequence[str]) -> Tensor:
+        """The log-probability of each name with its end, in nats, (names,) float64."""
+        return sampling.log_prob(self, self.vocabulary, self.hparams.context_length, names)
+
+    score = log_prob  # its name in version 1
+
+    def seen_in_training(self, names: Sequence[str]) -> list[bool]:  # validation and test included
+        return np.isin(hash_names(names), self.training_names).tolist()
+
+
+class Mean(MeanMetric):
+    dtype = torch.float32  # of the values that are summed, also in a run whose default is bfloat16
+
+
+class Perplexity(Mean):
+    def compute(self) -> Tensor:
+        return super().compute().exp()
+
+
+class BitsPerCharacter(Mean):
+    def compute(self) -> Tensor:
+        return super().compute() / math.log(2)
+
+
+def split_metrics(device: torch.device, **settings: Any) -> dict[str, Mean]:
+    """What is computed over a split: means over its examples, in 32 bits (half precision does not count beyond 256)."""
+    kinds = dict(loss=Mean, perplexity=Perplexity, bits_per_character=BitsPerCharacter, top1=Mean, top5=Mean)
+    settings["nan_strategy"] = "disable"  # NaN stays NaN, and is not looked for, which takes longer than all the rest
+    return {name: kind(**settings).set_dtype(torch.float32).to(device) for name, kind in kinds.items()}
+
+
+def update_metrics(metrics: dict[str, Mean], logits: Tensor, y: Tensor) -> None:
+    """Add (B, V) logits and (B,) next characters."""
+    logits = logits.float()  # half precision would round the loss to three digits
+    losses = F.cross_entropy(logits, y, reduction="none")
+    rank = (logits > logits.gather(1, y[:, None])).sum(1)  # of the next character among all, from 0
+    hits = {"top1": (rank < 1).float(), "top5": (rank < 5).float()}
+    for name, metric in metrics.items():
+        metric.update(hits.get(name, losses))

@@ -1,26 +1,28 @@
 """The network of Bengio et al. (2003), section 2, without the direct connections: embedding -> tanh -> linear."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+import namemlp
+from namemlp.errors import UserError, shorten
+
+Settings = str | dict[str, Any]  # a class name, or {class_path, init_args}
 
 
 class NameMLP(nn.Module):
     """Predict the next character from the last T characters.
 
     Args:
-        vocabulary_size: V, number of characters with the end mark.
-        context_length: T.
-        embedding_dim: C.
-        hidden_size: H.
+        vocabulary_size, context_length, embedding_dim, hidden_size: V (with the end mark), T, C and H.
         init: `notebook`: every tensor N(0, 1). `scaled`: He et al. (2015), weights N(0, gain² / fan-in) and biases 0,
-            so that the untrained model is about as unsure as it should be (a loss of about log V) and tanh is not
-            saturated.
+            so that the untrained loss is about log V.
         seed: of the one generator that all tensors are drawn from.
-        dropout: share of the tanh units that are left out in training.
+        dropout: probability that a tanh unit is left out of a training step.
     """
 
     def __init__(
@@ -38,10 +40,10 @@ class NameMLP(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.hidden = nn.Linear(context_length * embedding_dim, hidden_size)
         self.output = nn.Linear(hidden_size, vocabulary_size)
-        self._start(init, torch.Generator().manual_seed(seed))
+        self.reset_parameters(init, torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
-    def _start(self, init: str, generator: torch.Generator) -> None:
+    def reset_parameters(self, init: str, generator: torch.Generator) -> None:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator)
 
@@ -51,27 +53,68 @@ class NameMLP(nn.Module):
             linear.weight.copy_(normal(linear.in_features, linear.out_features).T)
             linear.bias.copy_(normal(linear.out_features))
         if init == "scaled":
-            for linear, follows in ((self.hidden, "tanh"), (self.output, "linear")):
-                linear.weight.mul_(nn.init.calculate_gain(follows) / linear.in_features**0.5)
+            for linear, activation in ((self.hidden, "tanh"), (self.output, "linear")):
+                linear.weight.mul_(nn.init.calculate_gain(activation) / linear.in_features**0.5)
                 linear.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T) ids
         embedded = self.embedding(x).flatten(1)  # (B, T, C) -> (B, T * C)
         hidden = torch.tanh(self.hidden(embedded))  # (B, H)
-        if self.training and self.dropout:  # by rand, which is four times as quick on a CPU as what F.dropout draws by
-            kept = torch.rand(hidden.shape, device=hidden.device) >= self.dropout
-            hidden = hidden * (kept / (1 - self.dropout)).to(hidden.dtype)
+        if self.training and self.dropout:  # by rand, which draws 2.3 to 3.3 times as fast on a CPU as F.dropout
+            mask = torch.rand(hidden.shape, device=hidden.device) >= self.dropout
+            hidden = hidden * (mask / (1 - self.dropout)).to(hidden.dtype)
         return self.output(hidden)  # (B, V) logits
 
 
+def build_network(hparams: dict[str, Any]) -> nn.Module:
+    """The network of a `NameModule` with these hyperparameters: (B, T) ids -> (B, V) logits.
+
+    A class of one's own takes the vocabulary size, the context length and its init_args.
+
+    Raises: UserError: there is no such network, it does not take its settings, or it is too large for the memory.
+    """
+    network, sizes = hparams.get("network", "mlp"), (len(hparams["vocabulary"]), hparams["context_length"])
+    try:
+        if network == "mlp":
+            settings = {name: hparams[name] for name in ("embedding_dim", "hidden_size", "init", "dropout")}
+            return NameMLP(*sizes, **settings, seed=hparams["init_seed"])
+        network = {"class_path": network} if isinstance(network, str) else network
+        known = {"class_path": namemlp.NETWORKS.get(network["class_path"], network["class_path"])}
+        return resolve_class(known, nn.Module, "namemlp.network")(*sizes, **network.get("init_args", {}))
+    except RuntimeError as error:
+        raise UserError(f"a model of this size cannot be made: {shorten(str(error))}") from error
+    except (TypeError, LookupError) as error:
+        raise UserError(f"network {network} does not take its settings: {shorten(str(error))}") from error
+
+
+def init_args(settings: Settings) -> dict[str, Any]:
+    return {} if isinstance(settings, str) else settings.get("init_args") or {}
+
+
+def resolve_class(settings: Settings, base: type, default_module: str) -> type:
+    """The class that settings name: one of the package's, Lightning's ReduceLROnPlateau, or one imported already.
+
+    Settings may come from a stranger, so nothing else is imported. Raises: UserError: it is no subclass of the base.
+    """
+    class_path = settings if isinstance(settings, str) else settings["class_path"]
+    module_name, _, name = class_path.rpartition(".")
+    if module_name.split(".")[0] == "namemlp" or module_name == "lightning.pytorch.cli":
+        with suppress(ImportError):
+            __import__(module_name)
+    found = getattr(sys.modules.get(module_name or default_module), name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{class_path} is not an imported {base.__name__} class: use a class of {default_module}")
+    return found
+
+
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Look at a module without dropout and gradients; afterwards it is in training or not, as before."""
-    training = [each.training for each in module.modules()]
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run a module without dropout and gradients; afterwards each submodule is in the mode it was in before."""
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
     module.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        for each, was_training in zip(module.modules(), training, strict=True):
-            each.training = was_training
+        for submodule, mode in modes:
+            submodule.training = mode

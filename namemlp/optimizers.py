@@ -1,83 +1,103 @@
-"""Optimizers and learning-rate schedules from their settings."""
+"""Optimizers and learning-rate schedules from their settings, and the end of a run that diverges."""
 
+import math
 import sys
-from collections.abc import Iterable
 from typing import Any
 
-from lightning import Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau
-from torch.nn import Parameter
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from namemlp.errors import UserError
+from namemlp.errors import UserError, shorten
+from namemlp.network import Settings, init_args, resolve_class
+from namemlp.vocabulary import Vocabulary
 
+
+class Diverged(UserError):
+    """A loss that is not finite."""
+
+
+INVALID_SETTINGS = "the optimizer or its lr_scheduler does not take its settings"
+# A ReduceLROnPlateau is stepped by RunChecks after each validation, never by the Trainer, which does so at the end of
+# an epoch and forgets it where a run is resumed.
+PLATEAU_FREQUENCY = sys.maxsize
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
 
 
-def make_optimizer(
-    parameters: Iterable[Parameter], optimizer: dict[str, Any], lr_scheduler: dict[str, Any] | None
-) -> Any:
-    """What `configure_optimizers` returns, from settings {class_path, init_args}.
-
-    Raises:
-        UserError: they do not name such classes, or these do not take their settings.
-    """
+def build_optimizer(module: nn.Module, optimizer: Settings, lr_scheduler: Settings | None) -> Any:
+    """What `configure_optimizers` returns. Raises: UserError: the classes do not exist or take their settings."""
     try:
-        made = imported_class(optimizer, Optimizer)(parameters, **optimizer.get("init_args", {}))
+        built = resolve_class(optimizer, Optimizer, "torch.optim")(module.parameters(), **init_args(optimizer))
         if not lr_scheduler:
-            return made
-        scheduler = imported_class(lr_scheduler, LRScheduler)(made, **lr_scheduler.get("init_args", {}))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"the optimizer or its lr_scheduler does not take its settings: {error}") from error
-    config = {"scheduler": scheduler, "interval": "step"}
-    if isinstance(scheduler, ReduceLROnPlateau):  # stepped after each validation, never by the Trainer
-        config.update(monitor=scheduler.monitor, interval="epoch", frequency=sys.maxsize)
-    return {"optimizer": made, "lr_scheduler": config}
+            return built
+        arguments = init_args(lr_scheduler)
+        scheduler_class = resolve_class(lr_scheduler, LRScheduler, "torch.optim.lr_scheduler")
+        monitor = arguments.get("monitor", "val/loss")
+        if scheduler_class is ReduceLROnPlateau:  # Lightning's own subclass takes a monitor itself
+            arguments = {name: value for name, value in arguments.items() if name != "monitor"}
+        config = {"scheduler": scheduler_class(built, **arguments), "interval": "step"}
+    except (TypeError, ArithmeticError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{INVALID_SETTINGS}: {shorten(str(error))}") from error
+    if issubclass(scheduler_class, ReduceLROnPlateau):
+        config.update(monitor=monitor, interval="epoch", frequency=PLATEAU_FREQUENCY)
+    return {"optimizer": built, "lr_scheduler": config}
 
 
-def imported_class(settings: dict[str, Any], base: type) -> type:
-    """The class that settings name. It has to be imported: settings may come from a checkpoint of somebody else."""
-    module, _, name = settings["class_path"].rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(f"{settings['class_path']} is no {base.__name__}: give a class of torch.optim")
-    return found
-
-
-def learning_rate(trainer: Trainer) -> float:
-    """Of the next update."""
+def learning_rate(trainer: Any) -> float:  # of the next step
     return float(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def step_schedulers(trainer: Trainer) -> list:
-    """The learning-rate schedules that are stepped with the updates."""
-    return [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
+class RunChecks(Callback):
+    """End a run before it is saved where the data has another vocabulary, a schedule is too short or a loss diverges.
 
-
-def check_length(trainer: Trainer) -> float:
-    """The updates of a run, by which none of its schedules may have ended (as OneCycleLR does).
-
-    Raises:
-        UserError: one would.
+    Raises: UserError: one of these; a callback that checks for finite values goes first.
     """
-    updates = trainer.estimated_stepping_batches
-    for config in step_schedulers(trainer):
-        if (total := getattr(config.scheduler, "total_steps", updates)) < updates:
-            both = f"lr_scheduler.total_steps is {total:,} but trainer.max_steps {updates:,}"
-            raise UserError(f"{both}: make them the same")
-    return updates
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.precision_plugin.convert_module(pl_module)  # else 64-bit weights would be restored as 32-bit ones
+        data = getattr(trainer.datamodule, "vocabulary", None)
+        if isinstance(data, Vocabulary) and data.characters != pl_module.vocabulary.characters:
+            raise UserError(
+                f"the data has the vocabulary {shorten(str(data))} but the model {shorten(str(pl_module.vocabulary))}: "
+                "pass the model's as NamesDataModule(vocabulary=…)"
+            )
 
-def step_plateau_schedulers(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Here and not by the Trainer, which does so at the end of an epoch and forgets it when a run is resumed.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs if config.interval == "step"]
+        total = min((s.total_steps for s in schedulers if hasattr(s, "total_steps")), default=math.inf)
+        if total < math.inf and total < (steps := trainer.estimated_stepping_batches):
+            raise UserError(
+                f"lr_scheduler.total_steps is {total:,} but trainer.max_steps {steps:,}: make them the same"
+            )
 
-    Raises:
-        UserError: a schedule follows a metric that there is not.
-    """
-    for config in trainer.lr_scheduler_configs:
-        if not config.reduce_on_plateau:
-            continue
-        if config.monitor not in metrics:
-            raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: give one of {', '.join(metrics)}")
-        config.scheduler.step(metrics[config.monitor])
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self.check_losses(trainer, outputs["loss"].detach()[None], None, trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        metrics = trainer.callback_metrics
+        if "val/loss" in metrics:
+            self.check_losses(trainer, metrics["val/loss"][None], None, trainer.global_step, "val/loss")
+        for config in trainer.lr_scheduler_configs:
+            if config.frequency == PLATEAU_FREQUENCY:
+                if config.monitor not in metrics:
+                    names = ", ".join(name for name in metrics if name.startswith("val/"))
+                    raise UserError(f"lr_scheduler.monitor is {config.monitor!r}: use one of {names}")
+                config.scheduler.step(metrics[config.monitor].item())
+
+    @staticmethod
+    def check_losses(
+        trainer: Trainer, losses: Tensor, lrs: list[float] | None, first_step: int, name: str = "the loss"
+    ) -> None:
+        """Raise a UserError for the first of the losses (K,) that is not finite; None: by the current learning rate."""
+        if losses.isfinite().all() or any(getattr(callback, "check_finite", False) for callback in trainer.callbacks):
+            return
+        i = losses.isfinite().tolist().index(False)
+        lr = lrs[i] if lrs else learning_rate(trainer)
+        where = f"at step {first_step + i:,} with learning rate {lr:g}"
+        raise Diverged(f"{name} is {losses[i].item()} {where}: give a smaller optimizer.lr")

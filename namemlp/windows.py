@@ -1,165 +1,170 @@
-"""Context windows out of a flat stream, and the order in which training reads them."""
+"""Training examples out of a stream of names, and the order in which training reads them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from namemlp.errors import UserError
+from namemlp.resume import batches_done
 
 
-class ContextWindows(Dataset):
-    """Examples (context, next character): the characters of a stream of names, each after the T before it.
+class ContextDataset(Dataset):
+    """Examples (context, next character): each character of a stream of names, after the T before it.
 
-    A context never reaches into the name before: what is not of its name counts as end marks.
+    A context never reaches into the previous name: what is not of its own name counts as end marks.
 
-    An index may be a number, a list, a slice or a tensor of numbers; with B examples asked for, the answer is
-    (B, T) contexts and (B,) targets, int64; with a tensor of (K, B) numbers (K, B, T) and (K, B).
-
-    Args:
-        stream: T end marks, then names, each followed by one.
-        context_length: T.
-        examples: which of the characters after those T; all.
+    An index is a number, a list, a slice or a tensor of numbers; B examples are (B, T) contexts and (B,) targets,
+    int64; a (K, B) tensor of numbers gives (K, B, T) and (K, B). `ids` are names, each followed by an end mark.
     """
 
-    def __init__(self, stream: np.ndarray, context_length: int, examples: slice = slice(None)) -> None:
-        stops = range(len(stream) - context_length, len(stream) + 1)
-        self.columns = [stream[t:stop][examples] for t, stop in enumerate(stops)]  # T + 1 views: nothing is copied
+    def __init__(self, ids: np.ndarray, context_length: int) -> None:
+        stream = np.concatenate([np.zeros(context_length, ids.dtype), ids])
+        stops = range(len(ids), len(stream) + 1)
+        self.columns = [stream[t:stop] for t, stop in enumerate(stops)]  # T + 1 views: nothing is copied
 
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    def spread(self, count: int) -> Tensor:
-        """The indices of so many examples (of all, if they are fewer) from the first to the last, (count,)."""
-        # In 64 bits: of a long list the last would be beyond the end otherwise.
-        return torch.linspace(0, len(self) - 1, min(len(self), count), dtype=torch.float64).long()
-
     def __getitem__(self, index: int | list[int] | slice | Tensor) -> tuple[Tensor, Tensor]:
-        index = index.numpy() if isinstance(index, Tensor) else index
-        # One column after the other: the first read of a place waits for the memory, the others find it in the cache.
-        columns = [column[index] if isinstance(index, slice) else column.take(index) for column in self.columns]
+        # Column by column: the first read of a place waits for the memory, the others find it in the cache.
+        if isinstance(index, slice):
+            columns = [column[index] for column in self.columns]
+        else:
+            index = np.asarray(index)
+            columns = [column.take(index) for column in self.columns]
         for t in range(len(columns) - 2, 0, -1):
-            columns[t - 1] = columns[t - 1] * (columns[t] != 0)  # before an end mark there are but end marks
+            columns[t - 1] = columns[t - 1] * (columns[t] != 0)  # left of an end mark there are only end marks
         rows = torch.from_numpy(np.stack(columns, -1)).long()  # (B, T + 1)
         return rows[..., :-1], rows[..., -1]
 
+    def __getitems__(self, indices: list[int]) -> "Examples":
+        return Examples(*self[indices])
 
-class TrainingOrder(Sampler[Tensor]):
-    """Which examples go into which batch: one pass is what is left of an epoch, as (B,) tensors of indices.
 
-    The order of epoch e is a pure function of (seed, e), and the place in it is `batches_read`, the number of batches
-    that training has taken since its start: nothing else is needed to go on exactly where a run stopped.
+class Examples(Sequence):  # that are stacked already, so that `collate` need not stack them one by one
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y  # (B, T) and (B,)
 
-    Where there are `blocks` (`namemlp.blocks.Blocks`), K batches are read at once, as (K, B) tensors; a smaller last
-    batch of an epoch stays by itself. Of an update with fewer examples than processes some get none.
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.x[i], self.y[i]
+
+
+def collate(examples: Examples) -> tuple[Tensor, Tensor]:
+    return examples.x, examples.y
+
+
+class EpochSampler(DistributedSampler):
+    """The order of the examples in an epoch, a pure function of (seed, epoch).
+
+    Reading it changes nothing. Until a Trainer calls `set_epoch`, each pass is the next epoch, as in a plain loop over
+    a DataLoader that shuffles. An epoch that was interrupted begins where the Trainer's counters stand.
 
     Args:
-        num_examples: size of the training split.
-        batch_size: B; without replacement the last batch of an epoch may be smaller.
-        seed: of the shuffles.
-        replacement: draw every example independently, as the notebook does, instead of going through all of them.
-        num_replicas: processes that train together; an update reads B examples for each of them.
-        rank: which of these processes this is.
+        dataset: the training examples.
+        batch_size: B; a step of several processes reads as many for each of them.
+        seed: of the order.
+        replacement: draw every example independently, as the notebook does, instead of each once an epoch.
+        trainer: that reads it; others see whole epochs.
+        processes: how many share an epoch, and the number of this one; None: as torch.distributed has them.
     """
 
     def __init__(
-        self,
-        num_examples: int,
-        batch_size: int,
-        seed: int,
-        replacement: bool = False,
-        num_replicas: int = 1,
-        rank: int = 0,
-    ) -> None:
-        self.num_examples = num_examples
-        self.update_size = batch_size * num_replicas  # examples in an update
-        self.seed = seed
-        self.replacement = replacement
-        self.num_replicas = num_replicas
-        self.rank = rank
-        self.batches_read = 0
-        self.blocks: Any = None
+        self, dataset: Any, batch_size: int, seed: int, replacement: bool = False, trainer: Any = None,
+        processes: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(dataset, num_replicas=1, rank=0, seed=seed)  # a loader may be made before there are others
+        self.batch_size, self.replacement, self.trainer = batch_size, replacement, trainer
+        self._processes, self._epoch_is_set, self._passes = processes, False, 0
+        self._last_order: tuple[int, Tensor] | None = None
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        if self._processes is not None:
+            return self._processes
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        return 1, 0
+
+    @property
+    def step_size(self) -> int:  # examples that all processes together read in a step
+        return self.batch_size * self.processes[0]
+
+    @property
+    def epoch_size(self) -> int:  # examples that all processes together read in an epoch
+        n = len(self.dataset)
+        return -(-n // self.step_size) * self.step_size if self.replacement else n
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch, self._epoch_is_set = epoch, True
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
-        return -(-self.num_examples // self.update_size)
+        """Examples that this process reads in an epoch."""
+        full, rest = divmod(self.epoch_size, self.step_size)
+        return full * self.batch_size + (max(1, self._share(rest)) if rest else 0)
 
-    def examples_in(self, batch: int) -> int:
-        """How many examples all processes together read for a batch of an epoch."""
-        if self.replacement:
-            return self.update_size
-        return min(self.update_size, self.num_examples - batch * self.update_size)
+    def _share(self, examples: int) -> int:  # how many of the examples of a step are of this process
+        count, process = self.processes
+        return examples // count + (process < examples % count)
 
-    def epoch(self, epoch: int) -> Tensor:
-        """The indices of one epoch in the order in which they are read, (examples,) int32 (int64 for very many)."""
-        # Hashed, because the generator takes 32 bits and seed + epoch would give neighbouring seeds the same epochs.
-        seed = random.Random(f"{self.seed} {epoch}").getrandbits(32)
-        generator = torch.Generator().manual_seed(seed)
-        index = torch.int32 if self.num_examples < 2**31 else torch.int64
-        if self.replacement:
-            return torch.randint(self.num_examples, (len(self) * self.update_size,), dtype=index, generator=generator)
-        return torch.randperm(self.num_examples, dtype=index, generator=generator)
+    def loss_weight(self, batch: int) -> float:
+        """How much this process counts in the mean over processes: not 1 where a last step is shared unevenly."""
+        examples = min(self.step_size, self.epoch_size - batch * self.step_size)
+        return self._share(examples) * self.processes[0] / examples
 
-    def __iter__(self) -> Iterator[Tensor]:
-        if len(self) == 0:
-            return
-        epoch, batch = divmod(self.batches_read, len(self))
-        order = self.epoch(epoch)
-        while batch < len(self):
-            count, full = 1, len(order) // self.update_size - batch
-            in_blocks = self.blocks is not None and self.blocks.may_go_on()
-            if in_blocks and full > 0:
-                count = min(full, self.blocks.length(epoch * len(self) + batch, batch))
-            read = order[batch * self.update_size : (batch + count) * self.update_size]
-            if in_blocks:
-                read = read.view(count, -1)  # (K, B)
-            elif self.num_replicas > 1:
-                read = read.tensor_split(self.num_replicas)[self.rank]
-            batch += count
-            yield read
+    def order(self, epoch: int) -> Tensor:
+        """The indices of the examples in the order of an epoch, (epoch_size,) int32 (int64 for very many)."""
+        if self._last_order is None or self._last_order[0] != epoch or len(self._last_order[1]) != self.epoch_size:
+            # Hashed, because the generator takes 32 bits and seed + epoch would give neighbouring seeds equal epochs.
+            seed = random.Random(f"{self.seed} {epoch}").getrandbits(32)
+            generator, n = torch.Generator().manual_seed(seed), len(self.dataset)
+            dtype = torch.int32 if n < 2**31 else torch.int64
+            if self.replacement:
+                order = torch.randint(n, (self.epoch_size,), dtype=dtype, generator=generator)
+            else:
+                order = torch.randperm(n, dtype=dtype, generator=generator)
+            self._last_order = epoch, order
+        return self._last_order[1]
+
+    def batches(self, first: int, count: int) -> Tensor:  # full ones of this process and epoch, (count, B) indices
+        steps = self.order(self.epoch)[first * self.step_size : (first + count) * self.step_size]
+        processes, process = self.processes
+        return steps.view(count, processes, self.batch_size)[:, process]
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, self._passes = (self.epoch if self._epoch_is_set else self._passes), self._passes + 1
+        order, batch, (processes, process) = self.order(epoch), 0, self.processes
+        # Asked before every batch: a strategy may have made steps of its own in between.
+        while (batch := max(batch, batches_done(self.trainer) or 0)) * self.step_size < len(order):
+            step = order[batch * self.step_size : (batch + 1) * self.step_size]
+            share = step.tensor_split(processes)[process]
+            # Processes need as many batches as each other: one without examples reads one that has no weight.
+            yield from (share if len(share) else step[:1]).tolist()
+            batch += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "trainer": None, "_last_order": None}  # a copy, as of a worker, is not read by a Trainer
 
 
 class TrainingLoader(DataLoader):
-    """A DataLoader over a `TrainingOrder` that can stop after any batch and go on with the next one.
+    """A DataLoader that begins only when its first batch is asked for.
 
-    The Trainer saves and restores its state with every checkpoint. Batches that workers have prepared but training has
-    not taken do not count.
+    The Trainer calls `iter` before it sets the epoch, and may do so before it restores its counters; workers would
+    prefetch the wrong batches.
     """
 
-    sampler: TrainingOrder
-
     def __iter__(self) -> Iterator[Any]:
-        for batch in super().__iter__():
-            count = 1
-            if self.sampler.blocks and batch[1].dim() == 2:
-                count = len(batch[1])
-                self.sampler.blocks.count_batches(count - 1)
-            self.sampler.batches_read += count
-            yield batch
+        yield from super().__iter__()
 
-    def examples_in_update(self) -> int:
-        """How many examples all processes together have in the batch that was read last."""
-        return self.sampler.examples_in((self.sampler.batches_read - 1) % len(self.sampler))
+    # Resumed by the Trainer's counters alone; with these methods it does not warn that a loader cannot be resumed.
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
-    def state_dict(self) -> dict[str, int]:
-        return {"batches_read": self.sampler.batches_read, "update_size": self.sampler.update_size}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that a state counts, or at the start of the epoch that it names.
-
-        Raises:
-            UserError: those batches had another size.
-        """
-        if "epoch" in state:
-            self.sampler.batches_read = state["epoch"] * len(self.sampler)
-            return
-        if state["update_size"] != self.sampler.update_size:
-            raise UserError(
-                f"an update reads {self.sampler.update_size} examples here but {state['update_size']} in the "
-                "checkpoint: set data.batch_size times the number of devices to that"
-            )
-        self.sampler.batches_read = state["batches_read"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

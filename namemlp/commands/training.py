@@ -1,0 +1,180 @@
+"""What fit, validate, test, predict and lr_find do with a Trainer, a model and data."""
+
+import copy
+import math
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from namemlp import runs
+from namemlp.commands.lr_find import lr_range_test, save_results
+from namemlp.datamodule import NamesDataModule
+from namemlp.errors import UserError, shorten
+from namemlp.module import NameModule
+from namemlp.optimizers import INVALID_SETTINGS
+from namemlp.sampling import sum_per_name
+
+
+def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path | None, checkpoint: Any) -> None:
+    """Train; from a checkpoint if there is one, whose path and content are given."""
+    # What these refuse is refused before there is a run folder.
+    data.setup("fit")
+    try_optimizer(model)
+    if path is not None and runs.is_finished(checkpoint, trainer):
+        print(f"already at step {checkpoint['global_step']:,}: raise --trainer.max_steps to continue")
+        return
+    last, best = (
+        next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)
+        for kind in (runs.LastCheckpoint, runs.BestCheckpoint)
+    )
+    try:
+        with report_user_errors(trainer, path, checkpoint), runs.run_lock(trainer):
+            if path is not None and runs.read_checkpoint(path)["global_step"] != checkpoint["global_step"]:
+                raise UserError(f"{path} has just been written by another fit: start again")
+            trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
+    except runs.Interrupted as interrupted:
+        if trainer.is_global_zero:
+            print(f"interrupted at step {trainer.global_step:,}; resume with: {runs.resume_command(last.path)}")
+        sys.exit(128 + interrupted.signum)
+    metrics = print_metrics(trainer, model, data, "train", "val", "test")
+    losses = {f"final/{split}_loss": values["loss"] for split, values in metrics.items()}
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(run_settings(trainer, model, data), losses, trainer.global_step - 1)  # from 0
+            logger.experiment.close()
+    if trainer.is_global_zero and last is not None and last.saved_step >= 0:
+        can_continue = not any(hasattr(config.scheduler, "total_steps") for config in trainer.lr_scheduler_configs)
+        print(f"\n{next_steps(last.path, best.best_model_path, trainer, can_continue)}")
+
+
+def validate(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
+    with report_user_errors(trainer, path, checkpoint):
+        trainer.validate(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+    print_metrics(trainer, model, data, "val")
+
+
+def test(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
+    with report_user_errors(trainer, path, checkpoint):
+        trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+    print_metrics(trainer, model, data, "train", "val", "test")
+
+
+def predict(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
+    """Print each name of the list with its log-probability (in nats), tab-separated, one per line."""
+    with report_user_errors(trainer, path, checkpoint):
+        batches = trainer.predict(model, datamodule=data, ckpt_path=path, weights_only=True)
+    if sum(map(len, batches or [])) != len(data.predict_set):
+        raise UserError("predict needs the whole list: omit limit_predict_batches and fast_dev_run")
+    if trainer.is_global_zero:
+        sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
+        values = sum_per_name(torch.cat(batches), data.names).tolist()
+        sys.stdout.writelines(f"{name}\t{value:.4f}\n" for name, value in zip(data.names, values, strict=True))
+
+
+def lr_find(trainer: Trainer, model: NameModule, data: NamesDataModule, path: None, checkpoint: None) -> None:
+    """Save the loss against a learning rate that grows, as a figure and a table, and print the suggested one."""
+    with report_user_errors(trainer):
+        lrs, losses = lr_range_test(trainer, model, data)
+    folder = Path(trainer.log_dir)  # asked of all processes at once
+    if trainer.is_global_zero:
+        save_results(folder, lrs, losses, model.hparams.optimizer)
+
+
+def try_optimizer(model: NameModule) -> None:
+    """Make a step without a gradient on a copy of a model.
+
+    Raises: UserError: its optimizer or schedule does not take its settings.
+    """
+    model = copy.deepcopy(model)
+    built = model.configure_optimizers()
+    is_scheduled = isinstance(built, dict)
+    optimizer, scheduler = (built["optimizer"], built["lr_scheduler"]["scheduler"]) if is_scheduled else (built, None)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    try:
+        optimizer.step(lambda: torch.zeros(()))
+        if scheduler is not None:
+            scheduler.step(*([math.inf] if isinstance(scheduler, ReduceLROnPlateau) else []))
+    except Exception as error:  # of a class that the settings name
+        raise UserError(f"{INVALID_SETTINGS}: {shorten(str(error))}") from error
+
+
+@contextmanager
+def report_user_errors(trainer: Trainer, path: Path | None = None, checkpoint: Any = None) -> Iterator[None]:
+    """Turn what a user's files or settings have caused into a UserError, and let errors of the program through.
+
+    Args:
+        trainer: at work within.
+        path: of the checkpoint that it starts from, if any.
+        checkpoint: its content.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{error}{last_checkpoint_hint(trainer)}") from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = Path(error.filename or trainer.log_dir or trainer.default_root_dir)
+        raise UserError(f"{runs.write_error(where, error)}{last_checkpoint_hint(trainer)}") from error
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        # What is wrong in a checkpoint shows when it is restored, or at the first step after.
+        if checkpoint is not None and trainer.global_step in (0, checkpoint["global_step"]):
+            raise UserError(f"cannot resume from {path}: {shorten(repr(error))}") from error
+        if not isinstance(error, ValueError):
+            raise
+        raise UserError(f"training cannot continue with these settings: {shorten(str(error))}") from error
+
+
+def last_checkpoint_hint(trainer: Trainer) -> str:
+    """What there is to resume from after an error, as the end of its sentence."""
+    paths = [saver.path for saver in trainer.checkpoint_callbacks if isinstance(saver, runs.LastCheckpoint)]
+    return "".join(f" (the previous checkpoint {path} is intact)" for path in paths if path and path.is_file())
+
+
+def print_metrics(
+    trainer: Trainer, model: NameModule, data: NamesDataModule, *splits: str
+) -> dict[str, dict[str, float]]:
+    """Print the metrics of the model as it is now over whole splits: a line for each split."""
+    if not trainer.is_global_zero:
+        return {}
+    model.to(trainer.strategy.root_device)  # from which the Trainer takes it in the end
+    metrics = {}
+    print(f"\n{'split':<6}{'examples':>10}{'loss':>12}{'perplexity':>12}{'bits/char':>12}{'top-1':>8}{'top-5':>8}")
+    for split in splits:
+        examples = getattr(data, f"{split}_set")
+        row = metrics[split] = model.evaluate(data.evaluation_loader(examples, is_shared=False))
+        print(
+            f"{split:<6}{len(examples):>10,}{row['loss']:>12.5g}{row['perplexity']:>12.5g}"
+            f"{row['bits_per_character']:>12.5g}{row['top1']:>8.1%}{row['top5']:>8.1%}"
+        )
+    return metrics
+
+
+def run_settings(trainer: Trainer, model: NameModule, data: NamesDataModule) -> dict[str, Any]:
+    hparams = {"hyper_parameters": dict(model.hparams), "datamodule_hyper_parameters": dict(data.hparams)}
+    settings = runs.flatten(runs.hparams_from_checkpoint({**hparams, "trainer": runs.trainer_settings(trainer)}))
+    del settings["data.vocabulary"]  # as long as the list's script is rich
+    return settings
+
+
+def next_steps(last: Path, best: str, trainer: Trainer, can_continue: bool = True) -> str:
+    """Where a finished run's checkpoints are, and the commands that show its curves and, if it can, continue it."""
+    run, step = last.parent.parent, trainer.global_step
+    lowest = f" (lowest val/loss: {Path(best).name})" if best else ""
+    lines = [f"checkpoint  {last}{lowest}"]
+    if runs.is_run_folder(run):
+        lines.append(f"curves      tensorboard --logdir {shlex.quote(str(runs.log_root(run)))}")
+    if can_continue:
+        counts_epochs = trainer.max_epochs not in (None, -1)
+        more = ["--trainer.max_steps", str(2 * step), *(["--trainer.max_epochs", "null"] if counts_epochs else [])]
+        lines.append(f"continue    {runs.resume_command(last, *more)}")
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""Run folders, lightning_logs/[NAME/]version_N: each run has its own, and one fit at a time trains in it."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from namemlp.errors import UserError
+
+LOG_DIR = "lightning_logs"
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder was made by `fit`, as lightning_logs/version_N are."""
+    return (folder / "hparams.yaml").is_file() and (folder / "config.yaml").is_file()
+
+
+def run_folder(ckpt_path: Path) -> Path:
+    """The folder of the run that a checkpoint lies in, if it lies in one."""
+    run = ckpt_path.parent.parent
+    return run if len(run.parts) >= 2 else Path(os.path.abspath(ckpt_path)).parent.parent  # as seen from within it
+
+
+def log_root(run: Path) -> Path:
+    """The folder of all runs next to a run, which TensorBoard is to show."""
+    return run.parent if run.parent.name == LOG_DIR or run.parent.parent.name != LOG_DIR else run.parent.parent
+
+
+def find_checkpoints(selector: str, root: Path) -> list[Path]:
+    """The `last` or `best` checkpoints of the runs below a folder, those of the newest run first.
+
+    The newest run is the one whose checkpoint was written last. A run's last checkpoints are last.ckpt and, should
+    that be damaged, whatever else it has saved.
+    """
+    found, pattern = {}, "*.ckpt" if selector == "last" else "best*.ckpt"
+    for folder in (*(root / LOG_DIR).glob("version_*/checkpoints"), *(root / LOG_DIR).glob("*/version_*/checkpoints")):
+        times = {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
+        newest = max(times.values(), default=0)
+        found |= {path: (newest, path.name == "last.ckpt", time) for path, time in times.items()}
+    return sorted(found, key=found.get, reverse=True)
+
+
+def resume_command(last: Path, *more: str) -> str:
+    """The command that resumes from a run's last.ckpt with the run's own settings."""
+    run = last.parent.parent
+    config = ["--config", str(run / "config.yaml")] if is_run_folder(run) else []
+    return shlex.join(["python", "-m", "namemlp", "fit", *config, "--ckpt_path", str(last), *more])
+
+
+@contextmanager
+def run_lock(trainer: Any) -> Iterator[None]:
+    """Let only this fit, of one or many processes, write to its folder; the lock ends with it, however that ends.
+
+    Raises: UserError: another fit does so.
+    """
+    if not trainer.is_global_zero or not trainer.checkpoint_callbacks:
+        yield
+        return
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by another fit: wait until that has ended, or start a new run without --ckpt_path"
+        ) from None
+    with lock:
+        yield
+
+
+def write_error(path: Path | str, error: OSError) -> UserError:
+    """What to raise where a file cannot be written."""
+    return UserError(
+        f"{path} cannot be written ({error.strerror}): make room there or give another trainer.default_root_dir"
+    )
+
+
+def fsync_path(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a power cut."""
+    if os.name == "nt" and path.is_dir():
+        return  # cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_curves(run: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The curves of a run, as TensorBoard shows them: the steps and values of each."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # a tenth of a second
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()  # 0: all points
+    points = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    return {tag: ([point.step for point in at], [point.value for point in at]) for tag, at in points.items()}

@@ -1,0 +1,115 @@
+"""What must be as it was when a checkpoint is used again, and what is reset where it is not."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from namemlp.datamodule import NamesDataModule
+from namemlp.errors import UserError
+from namemlp.runs.reading import TRAINER_KEYS, hparams_from_checkpoint
+
+# The shape must stay for anything at all; data and steps where training is resumed.
+SHAPE_KEYS = ("data.vocabulary", *(f"model.{name}" for name in ("context_length", "embedding_dim", "hidden_size")))
+DATA_KEYS = (
+    "seed_everything",
+    *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "replacement")),
+)
+STEP_SIZE = "examples per step (data.batch_size x processes)"
+STEP_KEYS = ("model.dropout", *(f"trainer.{name}" for name in TRAINER_KEYS))
+
+
+def check_resume(
+    path: Path,
+    checkpoint: dict[str, Any],
+    given: dict[str, Any],
+    data: NamesDataModule,
+    command: str,
+    world_size: int = 1,
+    allow_changes: bool = False,
+) -> list[str]:
+    """Refuse settings, by their names on the command line, under which a checkpoint cannot be used or resumed exactly.
+
+    Where changes are allowed, what they touch is reset in the checkpoint: the optimizer and its schedule, or the
+    training examples, which start with a new epoch.
+
+    Returns:
+        A sentence for each change that was allowed.
+
+    Raises: UserError: a setting, or the list of names, is not the checkpoint's.
+    """
+    saved, ours = flatten(hparams_from_checkpoint(checkpoint)), flatten(given)
+    ours["data.vocabulary"] = data.vocabulary.characters
+
+    def mismatches(names: Iterable[str]) -> list[str]:
+        return [
+            f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}"
+            for name in names
+            if ours.get(name) != saved.get(name)
+        ]
+
+    is_fit = command == "fit"
+    data_changes, optimizer_changes, step_changes = [], [], []
+    if is_fit:
+        saved_world_size = checkpoint.get("trainer", {}).get("world_size", 1)
+        for settings, processes in ((ours, world_size), (saved, saved_world_size)):
+            settings[STEP_SIZE] = settings["data.batch_size"] * processes
+        data_changes = mismatches([*DATA_KEYS, "data.batch_size" if world_size == saved_world_size else STEP_SIZE])
+        for part in ("optimizer", "lr_scheduler"):
+            names = [f"{part}.class_path", *sorted(name for name in saved | ours if name.startswith(part))]
+            optimizer_changes += mismatches(names)[:1]
+        step_changes = mismatches(name for name in STEP_KEYS if name in saved)
+    # A changed list would be split differently, and names that were trained on would come up in validation.
+    is_same_path = ours["data.path"] == saved.get("data.path", ours["data.path"])
+    sha256 = checkpoint.get("NamesDataModule", {}).get("sha256")
+    if (is_fit or (command != "predict" and is_same_path and sha256)) and data.splits.sha256 != sha256:
+        data_changes.append(
+            f"{data.source} (SHA-256 {data.splits.sha256[:8]}…) is not the list that {path} was trained on, which was "
+            f"{saved.get('data.path') or 'the bundled one'} as it was then ({str(sha256)[:8]}…)"
+        )
+    network_keys = sorted(name for name in saved | ours if name.startswith("model.network"))
+    shape_changes = mismatches([*SHAPE_KEYS, *network_keys])
+    changes = data_changes + optimizer_changes + step_changes
+    if changes and not allow_changes:
+        raise UserError(f"{changes[0]}: match it, start a new run, or pass --allow_changes")
+    if shape_changes:
+        raise UserError(f"{shape_changes[0]}, whose weights have that shape: match it, or start a new run")
+    if optimizer_changes:
+        checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+    if is_fit and data_changes:
+        reset_to_epoch_start(checkpoint)
+    return changes
+
+
+def is_finished(checkpoint: dict[str, Any], trainer: Any) -> bool:
+    """Whether a checkpoint has all the steps, or all the epochs, that are asked for."""
+    if 0 <= trainer.max_steps <= checkpoint["global_step"]:
+        return True
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        return False
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]
+    is_at_end = loop["epoch_loop.batch_progress"]["is_last_batch"] and epochs["processed"] < epochs["ready"]
+    return trainer.max_epochs <= epochs["processed"] + is_at_end
+
+
+def reset_to_epoch_start(checkpoint: dict[str, Any]) -> None:
+    """Have a run be resumed at the start of an epoch, whatever its examples are now."""
+    loop = checkpoint["loops"]["fit_loop"]
+    for counts in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
+        counts.update(dict.fromkeys(counts, counts["ready"]))
+    batches = loop["epoch_loop.batch_progress"]
+    batches["current"].update(dict.fromkeys(batches["current"], 0))
+    batches["total"].update(dict.fromkeys(batches["total"], batches["total"]["ready"]))
+    batches["is_last_batch"] = False
+    loop["state_dict"] = {}  # of the loader
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, such as optimizer.init_args.lr."""
+    named = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            named |= flatten(value, f"{prefix}{name}.")
+        else:
+            named[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return named
