@@ -1,6 +1,9 @@
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several tests run side by side, each with processes of its own
 
 import hypothesis
 import pytest
@@ -9,17 +12,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from namemlp.__main__ import main
 
-# Small settings with which a whole fit takes a moment; an epoch of the list below is 12 updates.
+# Small settings with which a whole fit takes a moment; an epoch of the list below is 12 steps.
 SMALL = ("--model.hidden_size=20", "--data.batch_size=32", "--trainer.log_every_n_steps=5", "--trainer.accelerator=cpu")
 SMALL_LIST = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "zoë", "Jürgen", "anna-lena", "bo"] * 8
 
+torch.set_num_threads(1)
 hypothesis.settings.register_profile("many", max_examples=10_000, deadline=None)
 
 
 def curves(run):
     """All curves of a run as TensorBoard shows them: {tag: {step: value}}."""
     events = EventAccumulator(str(run)).Reload()
-    return {tag: {point.step: point.value for point in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    tags = events.Tags()["scalars"]
+    return {tag: dict(sorted((point.step, point.value) for point in events.Scalars(tag))) for tag in tags}
 
 
 def assert_equal(ours, theirs):
@@ -27,7 +32,7 @@ def assert_equal(ours, theirs):
     assert ours["global_step"] == theirs["global_step"]
     for name, weights in ours["state_dict"].items():
         assert torch.equal(weights, theirs["state_dict"][name]), name
-    for name in ("optimizer_states", "lr_schedulers", "random_states"):
+    for name in ("optimizer_states", "lr_schedulers", "rng_states"):
         for first, second in zip(leaves(ours[name]), leaves(theirs[name]), strict=True):
             assert torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second, name
 

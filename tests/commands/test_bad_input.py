@@ -1,4 +1,4 @@
-"""What a user can get wrong: each ends in one sentence on stderr and exit code 2, and leaves nothing behind."""
+"""Mistakes of a user: each gives one sentence on stderr and exit code 2, and leaves no files behind."""
 
 import io
 import os
@@ -13,13 +13,14 @@ import pytest
 import torch
 from fsspec import AbstractFileSystem
 
-from namemlp.checkpoint import read_checkpoint
-from namemlp.errors import MAKE_ROOM
+from namemlp.optimizers import INVALID_SETTINGS
+from namemlp.runs import read_checkpoint
 from tests.conftest import SMALL
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
-GIVE_LIST = "data.path takes a list of names, one a line"
+GIVE_LIST = "data.path takes a list of names, one per line"
 GIVE_CHECKPOINT = "give another --ckpt_path"
+MAKE_ROOM = "make room there or give another trainer.default_root_dir"
 FILES = {
     "empty.txt": b"",
     "blank.txt": b"\xef\xbb\xbf \r\n\t\n",
@@ -44,70 +45,69 @@ FILES = {
     "number.yaml": b"trainer: 3",
     "binary.ckpt": bytes(range(256)) * 100,
 }
-TABLE = {
+MESSAGES = {
     # lists
     "--data.path=none.txt": f"none.txt: no such file; {GIVE_LIST}",
-    "--data.path=.": ". is a folder; data.path takes a file, a list of names, one a line",
-    "--data.path=empty.txt": "empty.txt holds no names: write one a line",
-    "--data.path=blank.txt": "blank.txt holds no names: write one a line",
-    "--data.path=latin.txt": "latin.txt, line 2: not UTF-8; save the list as UTF-8",
-    "--data.path=utf16.txt": "utf16.txt, line 1: not UTF-8; save the list as UTF-8",
-    "--data.path=surrogate.txt": "surrogate.txt, line 3: not UTF-8; save the list as UTF-8",
-    "--data.path=nul.txt": "nul.txt, line 2: a NUL, which no text has; save the list as UTF-8",
+    "--data.path=.": ". is a folder; data.path takes a file, a list of names, one per line",
+    "--data.path=empty.txt": "empty.txt holds no names: write one per line",
+    "--data.path=blank.txt": "blank.txt holds no names: write one per line",
+    "--data.path=latin.txt": "latin.txt, line 2: not valid UTF-8; save the file as UTF-8",
+    "--data.path=utf16.txt": "utf16.txt, line 1: not valid UTF-8; save the file as UTF-8",
+    "--data.path=surrogate.txt": "surrogate.txt, line 3: not valid UTF-8; save the file as UTF-8",
+    "--data.path=nul.txt": "nul.txt, line 2: contains a NUL byte; save the file as UTF-8",
     "--data.path=few.txt": "few.txt has 2 names, too few for a split of [0.8, 0.1, 0.1], which gives 1 / 0 / 1 names: "
     "add names or change data.split",
     "--data.path=one.txt": "one.txt has 1 name, too few for a split of [0.8, 0.1, 0.1], which gives 0 / 0 / 1 names: "
     "add names or change data.split",
     "--data.path=dot.txt": "dot.txt, line 2: '.' inside a name is not allowed, it marks the end of one",
-    "--data.path=line.txt": "line.txt, line 2: longer than 10,000 characters; write one name a line",
-    "--data.path=characters.txt": "characters.txt: 65,538 different characters are more than a model can have, 65,536",
+    "--data.path=line.txt": "line.txt, line 2: longer than 10,000 characters; write one name per line",
+    "--data.path=characters.txt": "characters.txt: 65,538 different characters exceed the maximum of 65,536",
     "--data.path=zip://x::few.txt": "zip://x::few.txt cannot be read: File is not a zip file",
     "--data.path=nosuch://names": "nosuch://names cannot be read: Protocol not known: nosuch",
-    "--data.path=/dev/zero": "/dev/zero, line 1: longer than 10,000 characters; write one name a line",
+    "--data.path=/dev/zero": "/dev/zero, line 1: longer than 10,000 characters; write one name per line",
     # settings
     "--data.split=[1,1,1]": "data.split [1.0, 1.0, 1.0] must be three fractions above 0 that add up to 1",
     "--data.split=[.nan,.5,.5]": "data.split [nan, 0.5, 0.5] must be three fractions above 0 that add up to 1",
     "--data.batch_size=0": "batch_size is 0: it must be at least 1",
-    "--data.batch_size=.inf": "data.batch_size cannot be inf; give what --help shows",
-    "--data.num_workers=100000": f"data.num_workers is 100000: this machine has {os.cpu_count()} cores, give "
-    f"{max(16, os.cpu_count())} at most",
+    "--data.batch_size=.inf": "invalid value inf for data.batch_size (see --help)",
+    "--data.num_workers=100000": f"data.num_workers is 100000: this machine has {os.cpu_count()} cores, use "
+    f"at most {max(16, os.cpu_count())}",
     "--data.vocabulary=abc": "vocabulary 'abc' must start with '.' and hold each character once",
     "--model.context_length=0": "context_length is 0: it must be at least 1",
-    "--model.context_length=three": "model.context_length cannot be three; give what --help shows",
+    "--model.context_length=three": "invalid value three for model.context_length (see --help)",
     "--model.hidden_size=0": "hidden_size is 0: it must be at least 1",
-    "--model.hidden_size=1e99": "model.hidden_size cannot be 1e+99; give what --help shows",
+    "--model.hidden_size=1e99": "invalid value 1e+99 for model.hidden_size (see --help)",
     "--model.init_seed=-1": "init_seed is -1: it must be from 0 to 2**63 - 1",
-    "--optimizer=Nope": "optimizer cannot be Nope; give a class of torch.optim",
-    "--optimizer=os.system": "optimizer cannot be os.system; give a class of torch.optim",
+    "--optimizer=Nope": "invalid value Nope for optimizer (use a class of torch.optim)",
+    "--optimizer=os.system": "invalid value os.system for optimizer (use a class of torch.optim)",
     "--optimizer.lr=-1": "the optimizer or its lr_scheduler does not take its settings: Invalid learning rate: -1.0",
-    "--lr_scheduler=Nope": "lr_scheduler cannot be Nope; give a class of torch.optim.lr_scheduler",
+    "--lr_scheduler=Nope": "invalid value Nope for lr_scheduler (use a class of torch.optim.lr_scheduler)",
     "--seed_everything=-1": "seed_everything is -1: it must be from 0 to 2**32 - 1",
     "--checkpoint.every_n_steps=0": "checkpoint.every_n_steps is 0: it must be above 0, or null",
     "--checkpoint.every_n_minutes=.nan": "checkpoint.every_n_minutes is nan: it must be above 0, or null",
     "--trainer.max_steps=-5": "`max_steps` must be a non-negative integer or -1 (infinite steps). You passed in -5.",
-    "--trainer.val_check_interval=0": "trainer.val_check_interval is 0: give a number of updates, or "
+    "--trainer.val_check_interval=0": "trainer.val_check_interval is 0: give a number of steps, or "
     "trainer.limit_val_batches 0",
-    "--trainer.precision=nope": "trainer.precision cannot be nope; give what --help shows",
+    "--trainer.precision=nope": "invalid value nope for trainer.precision (see --help)",
     "--trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches is 0: it must be at least 1",
-    "--trainer.overfit_batches=1": "trainer.overfit_batches does not work with this program's data: leave it out",
-    "--trainer.devices=100000": f"trainer.devices is 100000: this machine has {os.cpu_count()} cores, give "
-    f"{max(16, os.cpu_count())} at most",
+    "--trainer.devices=100000": f"trainer.devices is 100000: this machine has {os.cpu_count()} cores, use "
+    f"at most {max(16, os.cpu_count())}",
     "--trainer.default_root_dir=s3://runs": "trainer.default_root_dir is s3://runs: it must be a folder of this "
     "machine",
     # config files
-    "--config=other.yaml": "other.yaml: not settings: - data",
-    "--config=empty.yaml": "empty.yaml: not settings: it is empty",
-    "--config=broken.yaml": "broken.yaml: not settings: while parsing a flow node did not find expected node content "
-    'in "<unicode string>", line 1, column 15',
-    "--config=latin.yaml": "latin.yaml: not settings: not UTF-8: 'utf-8' codec can't decode byte 0xfc in position 14: "
-    "invalid start byte",
-    "--config=nul.yaml": "nul.yaml: not settings: unacceptable character #x0000: control characters are not allowed in "
-    '"<unicode string>", position 0',
-    "--config=deep.yaml": "deep.yaml: not settings: an alias, or more than 20 levels, in line 1",
-    "--config=bomb.yaml": "bomb.yaml: not settings: an alias, or more than 20 levels, in line 2",
+    "--config=other.yaml": "other.yaml: invalid config: - data",
+    "--config=empty.yaml": "empty.yaml: invalid config: it is empty",
+    "--config=broken.yaml": "broken.yaml: invalid config: while parsing a flow node expected the node content, but "
+    "found '}' in \"<unicode string>\", line 1, column 15: data: {path: [} ^",
+    "--config=latin.yaml": "latin.yaml: invalid config: not valid UTF-8: 'utf-8' codec can't decode byte 0xfc in "
+    "position 14: invalid start byte",
+    "--config=nul.yaml": "nul.yaml: invalid config: unacceptable character #x0000: special characters are not "
+    'allowed in "<unicode string>", position 0',
+    "--config=deep.yaml": "deep.yaml: invalid config: an alias, or more than 20 levels, in line 1",
+    "--config=bomb.yaml": "bomb.yaml: invalid config: an alias, or more than 20 levels, in line 2",
     "--config=unknown.yaml": "Subcommand 'fit' does not accept option 'model.hiden_size'",
-    "--config=nothing.yaml": "model must hold settings: leave it out to have them as they are by default",
-    "--config=number.yaml": "trainer is 3: leave it out to have its settings as they are by default",
+    "--config=nothing.yaml": "model must be a mapping; omit it to use the defaults",
+    "--config=number.yaml": "trainer is 3: it must be a mapping; omit it to use the defaults",
     # checkpoints
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: no such file; give a .ckpt file, or last for the newest run's "
     "last one",
@@ -126,10 +126,10 @@ def bad_files(folder):
     torch.save({"state_dict": {}}, "other.ckpt")
 
 
-@pytest.mark.parametrize("argument", TABLE)
-def test_bad_input_is_one_sentence_and_leaves_nothing_behind(bad_files, namemlp, argument):
+@pytest.mark.parametrize("argument", MESSAGES)
+def test_bad_input_gives_one_sentence_and_leaves_no_files(bad_files, namemlp, argument):
     result = namemlp("fit", "--trainer.max_steps=1", argument)
-    assert result.err == f"namemlp: error: {TABLE[argument]}\n"
+    assert result.err == f"namemlp: error: {MESSAGES[argument]}\n"
     assert (result.code, result.out) == (2, "")
     assert not Path("lightning_logs").exists()
 
@@ -137,44 +137,46 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(bad_files, namemlp,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"], "by zero"),
-        (["--trainer.check_val_every_n_epoch=1"], "`val_check_interval` (5000) must be less than or equal"),
-        (["--optimizer=SparseAdam"], "SparseAdam does not support dense gradients"),
+        (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"], f"{INVALID_SETTINGS}: integer modulo by zero"),
+        (["--optimizer=SparseAdam"], f"{INVALID_SETTINGS}: SparseAdam does not support dense gradients"),
+        (
+            ["--trainer.check_val_every_n_epoch=1"],
+            "training cannot continue with these settings: `val_check_interval` (5000) must be less than or equal",
+        ),
     ],
 )
-def test_settings_that_fail_in_training_are_one_sentence(namemlp, arguments, message):
+def test_settings_that_torch_or_lightning_refuse_give_one_sentence(namemlp, arguments, message):
     result = namemlp("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=5", *arguments)
     assert result.code == 2
-    assert result.err.startswith("namemlp: error: training cannot go on with these settings: ")
-    assert message in result.err
+    assert result.err.startswith(f"namemlp: error: {message}")
     assert result.err.count("\n") == 1
 
 
-def test_a_list_whose_reading_fails_half_way(namemlp):
-    class Line(io.BytesIO):
+def test_list_that_fails_while_it_is_read(namemlp):
+    class BrokenConnection(io.BytesIO):
         def read(self, size=-1):
             if self.tell():
-                raise ConnectionResetError("the line is dead")
+                raise ConnectionResetError("connection lost")
             return super().read(100)
 
-    class Host(AbstractFileSystem):
+    class HostFileSystem(AbstractFileSystem):
         def _open(self, path, mode, **_):
-            return Line(b"emma\n" * 100)
+            return BrokenConnection(b"emma\n" * 100)
 
-    fsspec.register_implementation("host", Host, clobber=True)
+    fsspec.register_implementation("host", HostFileSystem, clobber=True)
     result = namemlp("fit", "--data.path=host://names.txt")
-    assert (result.code, result.err) == (2, "namemlp: error: host://names.txt cannot be read: the line is dead\n")
+    assert (result.code, result.err) == (2, "namemlp: error: host://names.txt cannot be read: connection lost\n")
 
 
-def test_a_root_folder_that_is_a_file(namemlp):
+def test_root_folder_that_is_a_file(namemlp):
     result = namemlp("fit", "--trainer.max_steps=1", "--trainer.default_root_dir=names.txt")
     sentence = f"names.txt/lightning_logs/version_0 cannot be written (Not a directory): {MAKE_ROOM}"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
 @contextmanager
-def as_somebody_else(folder):
-    """Without the rights of root, which may write everywhere."""
+def without_root_rights(folder):
+    """Act as a user without rights; root may write everywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -188,12 +190,12 @@ def as_somebody_else(folder):
 
 
 @pytest.mark.parametrize("more", [(), ("--ckpt_path=last",)], ids=["new", "resumed"])
-def test_a_log_folder_that_cannot_be_written(fit, namemlp, folder, more):
+def test_log_folder_without_write_permission(fit, namemlp, folder, more):
     fit(5)
     before = Path(LAST).read_bytes()
     for path in (Path("lightning_logs"), Path("lightning_logs/version_0"), Path(LAST).parent):
         path.chmod(0o555)
-    with as_somebody_else(folder):
+    with without_root_rights(folder):
         result = namemlp("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=10", *more)
     assert result.code == 2
     assert f" cannot be written (Permission denied): {MAKE_ROOM}" in result.err
@@ -209,8 +211,8 @@ def test_a_log_folder_that_cannot_be_written(fit, namemlp, folder, more):
         (400_000, ("--trainer.val_check_interval=1000", "--trainer.log_every_n_steps=1"), ""),  # the curves
     ],
 )
-def test_a_full_disk_leaves_the_checkpoints_before(fit, room, settings, file):
-    """No file may grow beyond some bytes."""
+def test_full_disk_leaves_the_previous_checkpoints_intact(fit, room, settings, file):
+    """No file can grow beyond some bytes, as if the disk were full."""
     fit(5, "--model.hidden_size=1000")  # checkpoints of 180 kB
     command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=100000", *settings]
     done = subprocess.run(
@@ -221,7 +223,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(fit, room, settings, file):
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"namemlp: error: {Path('lightning_logs/version_0') / file}")
-    assert f" cannot be written (File too large): {MAKE_ROOM} ({LAST} is from before)" in done.stderr
+    assert f" cannot be written (File too large): {MAKE_ROOM} (the previous checkpoint {LAST} is intact)" in done.stderr
     assert done.stderr.count("\n") == 1
     step = read_checkpoint(Path(LAST))["global_step"]
     assert step == 5 if file else step > 5

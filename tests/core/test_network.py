@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from namemlp import NameMLP
-from namemlp.network import evaluating
+from namemlp.network import eval_mode
 
 
 def test_parameters_and_shapes():
@@ -16,7 +16,7 @@ def test_parameters_and_shapes():
     assert network(torch.zeros(4, 8, dtype=torch.long)).shape == (4, 40)
 
 
-def test_starts_with_the_notebooks_numbers():
+def test_initial_weights_are_those_of_the_notebook():
     g = torch.Generator().manual_seed(2147483647)
     C = torch.randn((27, 5), generator=g)
     W1 = torch.randn((15, 200), generator=g)
@@ -35,13 +35,13 @@ def test_starts_with_the_notebooks_numbers():
     torch.testing.assert_close(network(x), logits)
 
 
-def test_the_seed_decides_the_start():
+def test_initial_weights_depend_on_the_seed():
     assert torch.equal(NameMLP(27, seed=1).output.weight, NameMLP(27, seed=1).output.weight)
     assert not torch.equal(NameMLP(27, seed=1).output.weight, NameMLP(27, seed=2).output.weight)
 
 
 @pytest.mark.parametrize("context_length", [3, 8])
-def test_scaled_start(context_length):
+def test_scaled_initial_weights(context_length):
     network = NameMLP(27, context_length, embedding_dim=10, hidden_size=500, init="scaled")
     assert network.hidden.weight.std().item() == pytest.approx(5 / 3 / math.sqrt(context_length * 10), rel=0.05)
     assert network.output.weight.std().item() == pytest.approx(1 / math.sqrt(500), rel=0.05)
@@ -50,7 +50,7 @@ def test_scaled_start(context_length):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_dropout_leaves_units_out_in_training_alone(dtype):
+def test_dropout_is_active_in_training_only(dtype):
     network = NameMLP(27, hidden_size=1000, dropout=0.4).to(dtype)
     with torch.no_grad():
         network.hidden.weight.zero_()
@@ -59,11 +59,11 @@ def test_dropout_leaves_units_out_in_training_alone(dtype):
         network.output.bias.zero_()
     x = torch.zeros(200, 3, dtype=torch.long)
     torch.manual_seed(1)
-    logits = network(x)[:, 0].double()  # the share of units that are kept, over 0.6
+    logits = network(x)[:, 0].double()  # the fraction of active units, over 0.6
     assert logits.mean().item() == pytest.approx(1, abs=0.01)
     assert logits.std().item() == pytest.approx(math.sqrt(0.4 / 0.6 / 1000), rel=0.2)
     assert network(x).dtype == dtype
-    with evaluating(network):
+    with eval_mode(network):
         assert (network(x) - 1).abs().max() < 0.02
     assert network.training and network(x).std() > 0.01
     assert torch.equal(NameMLP(27)(x), NameMLP(27).eval()(x))

@@ -1,4 +1,4 @@
-"""What a run writes for TensorBoard besides its curves, read as TensorBoard reads it."""
+"""What a run logs to TensorBoard besides its curves, read as TensorBoard reads it."""
 
 import copy
 import io
@@ -18,9 +18,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.nn import functional as F
 
 from namemlp import NameModule, NamesDataModule
-from namemlp.inspection import LAYOUT, Inspection, kind, label, plane, tanh_units
 from namemlp.network import NameMLP
-from namemlp.windows import ContextWindows
+from namemlp.viz import ModelDiagnostics
+from namemlp.viz.diagnostics import LAYOUT, tanh_units
+from namemlp.viz.embedding_image import character_class, label, pca_2d
+from namemlp.windows import ContextDataset
 from tests.conftest import SMALL_LIST, assert_equal, curves
 
 RUN = Path("lightning_logs/version_0")
@@ -42,17 +44,17 @@ def test_train_and_val_loss_are_in_one_chart(events):
     assert {"train/loss", "val/loss", "tanh/saturated", "tanh/dead"} <= set(events.Tags()["scalars"])
 
 
-def test_the_embedding_is_a_picture_at_each_validation(events):
-    pictures = events.Images("embedding")
-    assert [picture.step for picture in pictures] == [10, 20]
-    for picture in pictures:
-        with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
-            assert image.size == (picture.width, picture.height) == (340, 400)
+def test_embedding_image_at_each_validation(events):
+    images = events.Images("embedding")
+    assert [event.step for event in images] == [10, 20]
+    for event in images:
+        with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+            assert image.size == (event.width, event.height) == (340, 400)
             assert len(image.convert("L").getcolors()) > 50  # something is on it
-    assert pictures[0].encoded_image_string != pictures[1].encoded_image_string
+    assert images[0].encoded_image_string != images[1].encoded_image_string
 
 
-def test_names_are_text_with_the_share_that_is_new(events):
+def test_text_lists_names_and_the_share_of_new_ones(events):
     texts = events.Tensors("names/text_summary")
     assert [text.step for text in texts] == [10, 20]
     first, *lines = texts[1].tensor_proto.string_val[0].decode().splitlines()
@@ -63,7 +65,7 @@ def test_names_are_text_with_the_share_that_is_new(events):
     assert first == f"{sum(new) / 20:.0%} of these 20 are new"
 
 
-def test_tanh_units_have_a_histogram_and_the_shares_of_saturated_and_dead_ones(events):
+def test_tanh_histogram_and_shares_of_saturated_and_dead_units(events):
     data = NamesDataModule("names.txt", context_length=4)
     data.setup("fit")
     model = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt")
@@ -81,23 +83,23 @@ def test_tanh_units_have_a_histogram_and_the_shares_of_saturated_and_dead_ones(e
     assert value.bucket_limit == pytest.approx([-1 + (i + 1) / 32 for i in range(64)])
 
 
-def test_a_unit_is_dead_only_if_it_is_saturated_for_the_whole_split():
+def test_unit_is_dead_only_if_saturated_for_the_whole_split():
     network = NameMLP(2, 1, embedding_dim=1, hidden_size=4)
     with torch.no_grad():
         network.embedding.weight.copy_(torch.tensor([[0.0], [1.0]]))
         network.hidden.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [-3.0]]))
         network.hidden.bias.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]))  # the last is not saturated for character 1
-    stream = np.zeros(2001, np.uint8)
-    some, dead = tanh_units(network, ContextWindows(stream, 1))
-    assert (some.shape, dead) == ((256, 4), 3)
-    stream[777] = 1  # not among those 256
-    some, dead = tanh_units(network, ContextWindows(stream, 1))
-    assert (some[:, 3] > 0.97).all()
-    assert dead == 2
+    ids = np.zeros(2001, np.uint8)
+    hidden, num_dead = tanh_units(network, ContextDataset(ids, 1))
+    assert (hidden.shape, num_dead) == ((256, 4), 3)
+    ids[777] = 1  # not among those 256
+    hidden, num_dead = tanh_units(network, ContextDataset(ids, 1))
+    assert (hidden[:, 3] > 0.97).all()
+    assert num_dead == 2
 
 
-class Watch(Callback):
-    """Makes one more update by hand wherever the Inspection has told the size of one."""
+class RecordUpdates(Callback):
+    """Makes one more step by hand at each validation and records its size."""
 
     def __init__(self):
         self.expected = {}
@@ -118,43 +120,43 @@ class Watch(Callback):
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("optimizer", [("SGD", {"lr": 0.1}), ("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adam", {})])
-def test_update_sizes_are_those_of_an_update(folder, optimizer, clip):
+def test_update_ratios_are_those_of_a_step(folder, optimizer, clip):
     data = NamesDataModule("names.txt")
     settings = {"class_path": f"torch.optim.{optimizer[0]}", "init_args": optimizer[1]}
     model = NameModule(data.vocabulary.characters, hidden_size=10, init="scaled", optimizer=settings)
-    watch = Watch()
+    record = RecordUpdates()
     trainer = Trainer(
         max_steps=6,
         val_check_interval=3,
         accelerator="cpu",
         gradient_clip_val=clip,
-        callbacks=[Inspection(), watch],
+        callbacks=[ModelDiagnostics(), record],
         logger=TensorBoardLogger(folder, name="run", version=""),
         **dict(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False),
     )
     trainer.fit(model, datamodule=data)
     points = curves("run")
-    assert len(watch.expected) == 5
-    for name, expected in watch.expected.items():
+    assert len(record.expected) == 5
+    for name, expected in record.expected.items():
         assert {step: points[name][step] for step in (3, 6)} == pytest.approx(
             {step: expected[step] for step in (3, 6)}, rel=1e-3
         )
 
 
-def test_the_projector_has_the_characters(events):
+def test_projector_has_the_characters(events):
     assert "characters" in (RUN / "projector_config.pbtxt").read_text()
     [table] = RUN.rglob("metadata.tsv")
     header, *rows = table.read_text(encoding="utf-8").splitlines()
     characters = NamesDataModule("names.txt").vocabulary.characters
     assert header == "character\tkind"
-    assert rows == [f"{character}\t{kind(character)}" for character in characters]
+    assert rows == [f"{character}\t{character_class(character)}" for character in characters]
     [vectors] = RUN.rglob("tensors.tsv")
     weights = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt").network.embedding.weight
     read = torch.tensor([[float(x) for x in line.split("\t")] for line in vectors.read_text().splitlines()])
     torch.testing.assert_close(read, weights.detach())
 
 
-def test_hyperparameters_stand_beside_the_final_losses(fit):
+def test_hyperparameters_are_logged_with_the_final_losses(fit):
     result = fit(20, "--model.embedding_dim=4", "--optimizer.lr=0.02")
     events = EventAccumulator(str(RUN)).Reload()
     data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
@@ -168,7 +170,7 @@ def test_hyperparameters_stand_beside_the_final_losses(fit):
     assert len(list(RUN.glob("events*"))) == 1
 
 
-def test_a_run_is_the_same_with_and_without(fit):
+def test_diagnostics_do_not_change_a_run(fit):
     settings = ("--trainer.val_check_interval=10", "--optimizer=AdamW")
     fit(20, *settings)
     fit(20, *settings, "--trainer.logger=false")
@@ -176,16 +178,16 @@ def test_a_run_is_the_same_with_and_without(fit):
     assert_equal(*runs)
 
 
-def test_fit_in_blocks_stays_in_blocks_and_imports_no_pictures(folder):
-    code = "import sys; from namemlp.__main__ import main; main(); print('matplotlib' in sys.modules)"
+def test_diagnostics_keep_the_fused_path_and_import_no_figures(folder):
+    code = "import sys; from namemlp.__main__ import main; main(); print('namemlp.viz.figures' in sys.modules)"
     fit = ("fit", "--data.path=names.txt", "--trainer.accelerator=cpu", "--trainer.max_steps=20")
     run = subprocess.run([sys.executable, "-c", code, *fit], capture_output=True, text=True, check=True)
-    assert "one update at a time" not in run.stdout
+    assert "fused path: compiled CPU kernel" in run.stdout
     assert run.stdout.endswith("False\n")
 
 
-def test_kinds_and_labels_of_characters():
-    assert [kind(character) for character in ".aéÖyBжи'- ы名"] == [
+def test_classes_and_labels_of_characters():
+    assert [character_class(character) for character in ".aéÖyBжи'- ы名"] == [
         *("end mark", "vowel", "vowel", "vowel", "consonant", "consonant", "consonant", "vowel"),
         *("other", "other", "other", "vowel", "other"),
     ]
@@ -193,9 +195,9 @@ def test_kinds_and_labels_of_characters():
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7])
-def test_an_embedding_is_shown_as_it_is_or_by_its_principal_axes(dim):
+def test_embedding_is_shown_as_it_is_or_by_its_principal_axes(dim):
     weights = torch.randn(12, dim, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, dim + 1)
-    places, share = plane(weights)
+    places, share = pca_2d(weights)
     assert places.shape == (12, 2)
     if dim <= 2:
         assert share is None
@@ -204,4 +206,4 @@ def test_an_embedding_is_shown_as_it_is_or_by_its_principal_axes(dim):
     variances = torch.linalg.eigvalsh(weights.T.cov()).flip(0)  # largest first
     assert share == pytest.approx((variances[:2].sum() / variances.sum()).item(), rel=1e-4)
     torch.testing.assert_close(places.T.cov(), torch.diag(variances[:2]), rtol=1e-3, atol=1e-3)
-    assert torch.equal(plane(weights)[0], places)
+    assert torch.equal(pca_2d(weights)[0], places)

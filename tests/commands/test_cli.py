@@ -8,38 +8,64 @@ import signal
 import subprocess
 import sys
 import zipfile
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from namemlp import NameModule
-from namemlp.checkpoint import TRAINING
-from namemlp.settings import SUBCOMMANDS
+from namemlp import NameModule, NamesDataModule, UserError
+from namemlp.commands.cli import TRAINER_DEFAULTS
+from namemlp.commands.parser import SUBCOMMANDS
+from namemlp.optimizers import SGD
+from namemlp.runs import LastCheckpoint, flatten
+from namemlp.runs.reading import RESUME_KEYS
 from tests.conftest import SMALL, SMALL_LIST, curves
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
+BASE, TUNED = PROJECT / "configs" / "base.yaml", PROJECT / "configs" / "tuned.yaml"
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
 
 
 def test_no_config_is_base_yaml(namemlp):
     bare = namemlp("fit", "--print_config")
-    base = namemlp("fit", "--config", PROJECT / "configs" / "base.yaml", "--print_config")
+    base = namemlp("fit", "--config", BASE, "--print_config")
     assert bare.code == base.code == 0
     assert yaml.safe_load(bare.out) == yaml.safe_load(base.out)
 
 
+def test_base_yaml_shows_the_defaults_of_the_signatures(namemlp):
+    settings = yaml.safe_load(BASE.read_text())
+    assert settings["optimizer"] == SGD
+    base, bare = flatten(settings), flatten(yaml.safe_load(namemlp("fit", "--print_config").out))
+    assert base == {name: bare[name] for name in base}
+    defaults = {
+        f"{group}.{name}": parameter.default
+        for group, owner in dict(data=NamesDataModule, model=NameModule, checkpoint=LastCheckpoint).items()
+        for name, parameter in signature(owner).parameters.items()
+    }
+    linked = {"data.seed": "seed_everything", "data.context_length": "model.context_length"}
+    for name, elsewhere in {**linked, "model.lr_scheduler": "lr_scheduler"}.items():
+        assert defaults.pop(name) == base[elsewhere]
+    assert defaults.pop("model.optimizer") is None  # stands for SGD
+    del defaults["model.vocabulary"]  # has no default
+    assert flatten(defaults) == {name: base[name] for name in defaults}
+    trainer = {name: parameter.default for name, parameter in signature(Trainer).parameters.items()} | TRAINER_DEFAULTS
+    assert settings["trainer"] == {name: trainer[name] for name in [*TRAINER_DEFAULTS, *settings["trainer"]]}
+
+
 def test_base_yaml_explains_every_setting_of_data_and_model(namemlp):
     settings = yaml.safe_load(namemlp("fit", "--print_config").out)
-    lines = (PROJECT / "configs" / "base.yaml").read_text().splitlines()
+    lines = BASE.read_text().splitlines()
     for name in [*settings["data"], *settings["model"]]:
         [line] = [line for line in lines if line.strip().startswith(f"{name}:")]
         assert "#" in line
 
 
-def test_fit_leaves_a_run_folder_and_says_what_comes_next(fit):
+def test_fit_writes_a_run_folder_and_prints_the_next_commands(fit):
     result = fit(20, "--trainer.val_check_interval=10")
     run = Path("lightning_logs/version_0")
     files = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
@@ -68,7 +94,7 @@ def test_fit_leaves_a_run_folder_and_says_what_comes_next(fit):
     assert "--ckpt_path lightning_logs/version_0/checkpoints/last.ckpt --trainer.max_steps 40" in result.out
 
 
-def test_the_console_shows_no_tips_and_no_warnings_that_do_not_apply(fit):
+def test_stderr_has_no_tips_and_no_false_warnings(fit):
     def stderr(*args):
         run = subprocess.run([sys.executable, "-m", "namemlp", *args], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
@@ -82,7 +108,7 @@ def test_the_console_shows_no_tips_and_no_warnings_that_do_not_apply(fit):
     assert stderr("fit", f"--ckpt_path={moved}", "--trainer.max_steps=25", "--trainer.limit_val_batches=0") == ""
 
 
-def test_progress_is_a_line_a_validation_or_a_bar_on_a_terminal(fit, namemlp):
+def test_progress_is_one_line_per_validation_or_a_bar_on_a_terminal(fit, namemlp):
     lines = [line for line in fit(30, "--trainer.val_check_interval=10").out.splitlines() if line.startswith("step ")]
     for line, step in zip(lines, (10, 20, 30), strict=True):
         left = r", 0:00:\d\d left" if step < 30 else ""
@@ -106,21 +132,26 @@ def test_progress_is_a_line_a_validation_or_a_bar_on_a_terminal(fit, namemlp):
     assert "step 30" not in plain
 
 
+def assert_same_curves(run, other):
+    run, other = curves(run), curves(other)
+    assert run["lr"] == other["lr"]
+    assert run["train/loss"] == other["train/loss"]
+
+
 def test_the_printed_resume_command_works(fit, namemlp):
     result = fit(15)
     command = re.search(r"python -m namemlp (fit .*)", result.out)[1].split()
     result = namemlp(*command)
     assert result.code == 0, result.err
-    assert list(curves("lightning_logs/version_0")["train/loss"]) == list(range(5, 31, 5))
+    assert sorted(curves("lightning_logs/version_0")["train/loss"]) == list(range(5, 31, 5))
 
 
-def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
+def test_last_resumes_the_newest_run_with_one_unbroken_curve(fit):
     fit(60, "--trainer.val_check_interval=20")
     fit(30, "--trainer.val_check_interval=20")
     fit(60, "--trainer.val_check_interval=20", "--ckpt_path=last")
     assert not Path("lightning_logs/version_2").exists()
-    for tag in ("train/loss", "lr"):
-        assert curves("lightning_logs/version_1")[tag] == curves("lightning_logs/version_0")[tag]
+    assert_same_curves("lightning_logs/version_1", "lightning_logs/version_0")
     whole = curves("lightning_logs/version_0")["val/loss"]
     assert list(whole) == [20, 40, 60]
     resumed = curves("lightning_logs/version_1")["val/loss"]
@@ -132,30 +163,29 @@ def test_last_goes_on_in_the_newest_run_with_one_curve(fit):
     assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["trainer"]["max_steps"] == 60
 
 
-def test_what_a_killed_run_drew_beyond_its_checkpoint_is_drawn_once(fit):
+def test_points_beyond_the_checkpoint_of_a_killed_run_appear_once(fit):
     fit(60)
     fit(20)
     last = Path(LAST.format(1))
-    before_the_kill = last.read_bytes()
+    saved = last.read_bytes()
     fit(40, "--ckpt_path=last")
-    last.write_bytes(before_the_kill)
+    last.write_bytes(saved)
     fit(60, "--ckpt_path=last")
-    for tag in ("train/loss", "lr"):
-        assert curves("lightning_logs/version_1")[tag] == curves("lightning_logs/version_0")[tag]
+    assert_same_curves("lightning_logs/version_1", "lightning_logs/version_0")
     points = EventAccumulator("lightning_logs/version_1").Reload().Scalars("train/loss")
     assert [point.step for point in points] == list(range(5, 61, 5))
 
 
-def test_resuming_a_finished_run_says_how_to_train_on(fit):
+def test_resuming_a_finished_run_prints_how_to_continue(fit):
     fit(10)
     before = Path(LAST.format(0)).read_bytes()
     result = fit(10, "--ckpt_path=last")
-    assert "already at step 10: give a larger --trainer.max_steps" in result.out
+    assert "already at step 10: raise --trainer.max_steps to continue" in result.out
     assert Path(LAST.format(0)).read_bytes() == before
 
 
-def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
-    """Own list, own shape, own split: validate, test and predict find all of it in the checkpoint."""
+def test_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
+    """validate, test and predict take the list, the shape and the split from the checkpoint."""
     fitted = fit(
         10, "--model.context_length=5", "--data.shuffles=2", "--data.split=[0.7,0.2,0.1]", "--model.init=scaled"
     )
@@ -176,10 +206,10 @@ def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
         x = ids.unfold(0, 6, 1)
         log_probabilities = model(x[:, :5]).log_softmax(1)
         assert float(score) == pytest.approx(log_probabilities[torch.arange(len(x)), x[:, 5]].sum().item(), abs=1e-3)
-    assert sorted(Path().rglob("*")) == files  # looking leaves nothing behind
+    assert sorted(Path().rglob("*")) == files  # no new files
 
 
-def test_predict_takes_another_list_and_shows_characters_it_does_not_know(fit, namemlp):
+def test_predict_takes_another_list_and_names_unknown_characters(fit, namemlp):
     fit(5)
     Path("other.txt").write_text("bo\nava\n")
     assert [
@@ -191,7 +221,7 @@ def test_predict_takes_another_list_and_shows_characters_it_does_not_know(fit, n
     assert result.err == "namemlp: error: other.txt has 4 characters that the model does not know: 'а', 'к', 'т', 'я'\n"
 
 
-def test_last_is_the_run_written_last(fit, namemlp):
+def test_last_is_the_run_that_was_saved_last(fit, namemlp):
     fit(5)
     fit(10)
     assert "already at step 10" in fit(10, "--ckpt_path=last").out
@@ -199,9 +229,9 @@ def test_last_is_the_run_written_last(fit, namemlp):
     assert "already at step 15" in fit(15, "--ckpt_path=last").out
 
 
-def test_a_schedule_that_ends_before_the_run_is_refused(fit, namemlp):
+def test_schedule_that_ends_before_the_run_is_refused(fit, namemlp):
     one_cycle = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1", "--lr_scheduler.total_steps=20")
-    assert "train on" not in fit(20, *one_cycle).out
+    assert "continue" not in fit(20, *one_cycle).out
     before = Path(LAST.format(0)).read_bytes()
     for more in ((), ("--ckpt_path=last",)):
         result = namemlp("fit", "--data.path=names.txt", *SMALL, *one_cycle, "--trainer.max_steps=25", *more)
@@ -210,24 +240,39 @@ def test_a_schedule_that_ends_before_the_run_is_refused(fit, namemlp):
     assert Path(LAST.format(0)).read_bytes() == before
 
 
-def test_runs_have_names_and_an_overlay_changes_what_it_names(fit, namemlp):
-    base, tuned = (f"--config={PROJECT / 'configs' / name}.yaml" for name in ("base", "tuned"))
+def test_callbacks_of_a_user_do_not_replace_those_of_the_program(fit):
+    Path("own.yaml").write_text("trainer: {callbacks: [{class_path: LearningRateMonitor}, {class_path: ModelSummary}]}")
+    result = fit(20, "--config=own.yaml", "--trainer.val_check_interval=15")
+    run = Path("lightning_logs/version_0")
+    assert "lr-SGD" in curves(run)  # the user's
+    assert list(curves(run)["val/loss"]) == [15, 20]  # FinalValidation
+    assert "tanh/dead" in curves(run)  # ModelDiagnostics
+    assert "step 20: loss" in result.out  # StepProgressBar
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert len(list(run.glob("checkpoints/best-step20-*.ckpt"))) == 1
+    callbacks = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"]
+    assert [callback["class_path"].split(".")[-1] for callback in callbacks] == ["LearningRateMonitor", "ModelSummary"]
+    assert "step 20: loss" not in fit(20, "--trainer.callbacks=TQDMProgressBar").out  # there is one progress bar
+
+
+def test_named_runs_and_composed_configs(fit, namemlp):
+    base, tuned = f"--config={BASE}", f"--config={TUNED}"
     here = ("--data.path=names.txt", *SMALL)
     fit(5, base, *here, "--name=base", "--trainer.max_steps=5")
     out = fit(5, base, tuned, *here, "--trainer.max_steps=5").out
-    assert "up to 500 updates at once, by autograd: the optimizer is AdamW\n" in out
+    assert "fused path: autograd, up to 500 steps per block (the optimizer is AdamW)\n" in out
     assert "curves      tensorboard --logdir lightning_logs\n" in out
     runs = [Path(f"lightning_logs/{name}/version_0") for name in ("base", "tuned")]
     first, second = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in runs)
     assert first["hyper_parameters"]["optimizer"]["class_path"] == "torch.optim.SGD"
-    kept, changed = (each["hyper_parameters"] for each in (first, second))
-    assert changed["init_seed"] == kept["init_seed"] and changed["context_length"] == 8
-    assert "momentum" not in changed["optimizer"]["init_args"]  # of the base's SGD
+    first, second = (checkpoint["hyper_parameters"] for checkpoint in (first, second))
+    assert second["init_seed"] == first["init_seed"] and second["context_length"] == 8
+    assert "momentum" not in second["optimizer"]["init_args"]  # of the base's SGD
 
     fit(9, f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}", "--name=base")
     assert str(runs[0]) in fit(12, "--ckpt_path=last").out
     result = namemlp("fit", "--ckpt_path=last", "--name=other", "--trainer.max_steps=20")
-    assert result.code == 2 and f"belongs to the run {runs[0]}: leave out --name" in result.err
+    assert result.code == 2 and f"belongs to the run {runs[0]}: omit --name" in result.err
     assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["base", "tuned"]
     for name in ("../base", "a/b", "", "version_1"):
         result = namemlp("fit", f"--name={name}")
@@ -241,10 +286,10 @@ def test_any_optimizer_and_scheduler_from_the_command_line(fit):
     assert "exp_avg" in checkpoint["optimizer_states"][0]["state"][0]
 
 
-def test_another_optimizer_starts_from_its_own_defaults(fit):
+def test_other_optimizers_start_from_their_own_defaults(fit):
     fit(5, "--optimizer=AdamW")
     here = ("--data.path=names.txt", "--trainer.max_steps=5", *SMALL)
-    fit(5, f"--config={PROJECT / 'configs' / 'base.yaml'}", "--optimizer=AdamW", *here)
+    fit(5, f"--config={BASE}", "--optimizer=AdamW", *here)
     without, with_config = (torch.load(LAST.format(run), weights_only=True) for run in (0, 1))
     group = without["optimizer_states"][0]["param_groups"][0]
     assert (group["lr"], group["weight_decay"]) == (0.001, 0.01)  # torch's for AdamW, not SGD's
@@ -252,7 +297,7 @@ def test_another_optimizer_starts_from_its_own_defaults(fit):
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.01)  # the learning rate is the config's
 
 
-def test_a_runs_config_starts_a_new_run_with_its_settings(fit, namemlp):
+def test_config_of_a_run_starts_a_new_run_with_its_settings(fit, namemlp):
     fit(5, "--model.embedding_dim=4")
     fit(10, "--ckpt_path=last")
     again = namemlp("fit", "--config=lightning_logs/version_0/config.yaml", "--trainer.max_steps=5")
@@ -263,18 +308,16 @@ def test_a_runs_config_starts_a_new_run_with_its_settings(fit, namemlp):
     assert "already at step 5" in result.out
 
 
-def test_what_an_update_is_cannot_change_on_the_way(fit, namemlp):
+def test_settings_that_define_a_step_cannot_change_on_resume(fit, namemlp):
     fit(5, "--trainer.gradient_clip_val=0.5")
-    result = namemlp(
-        "fit", f"--config={PROJECT / 'configs' / 'base.yaml'}", "--ckpt_path=last", "--data.path=names.txt", *SMALL
-    )
+    result = namemlp("fit", f"--config={BASE}", "--ckpt_path=last", "--data.path=names.txt", *SMALL)
     assert result.code == 2
     assert f"trainer.gradient_clip_val is None here but 0.5 in {LAST.format(0)}" in result.err
     fit(10, "--ckpt_path=last")
     assert torch.load(LAST.format(0), weights_only=True)["trainer"]["gradient_clip_val"] == 0.5
 
 
-def test_the_seeds_decide_order_and_start(fit):
+def test_seeds_decide_the_order_and_the_initial_weights(fit):
     settings = ["--seed_everything=2147483647", "--seed_everything=7", "--seed_everything=7", "--model.init_seed=7"]
     for setting in settings:
         fit(5, setting)
@@ -282,12 +325,12 @@ def test_the_seeds_decide_order_and_start(fit):
     weights = [run["network.output.weight"] for run in runs]
     assert torch.equal(weights[1], weights[2])
     moved = [(weights[run] - weights[0]).abs().max() for run in (1, 3)]
-    assert 0 < moved[0] < 0.5  # 5 updates with other examples
-    assert moved[1] > 1  # another start
+    assert 0 < moved[0] < 0.5  # 5 steps with other examples
+    assert moved[1] > 1  # other initial weights
 
 
 def fit_until(step, signum, *args):
-    """Start an endless `fit` in a process of its own, send it a signal after a step: its exit code and what it says."""
+    """Start an endless `fit` in another process and send it a signal after a step: its exit code and output."""
     command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=1000000"]
     process = subprocess.Popen([*command, *args], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -302,10 +345,10 @@ def fit_until(step, signum, *args):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, signum):
+def test_run_stopped_by_a_signal_resumes_exactly(fit, signum):
     code, rest = fit_until(400, signum, "--trainer.val_check_interval=200")
     assert code == 128 + signum
-    stopped = int(re.search(r"stopped at step ([\d,]+)", rest)[1].replace(",", ""))
+    stopped = int(re.search(r"interrupted at step ([\d,]+); resume with: ", rest)[1].replace(",", ""))
     assert f"--ckpt_path {LAST.format(0)}" in rest
     assert torch.load(LAST.format(0), weights_only=True)["global_step"] == stopped
 
@@ -314,20 +357,20 @@ def test_a_signal_stops_after_a_step_and_the_run_goes_on_exactly(fit, signum):
     resumed, straight = (torch.load(LAST.format(run), weights_only=True)["state_dict"] for run in (0, 1))
     for name, weights in straight.items():
         assert torch.equal(weights, resumed[name])
-    assert curves("lightning_logs/version_0")["train/loss"] == curves("lightning_logs/version_1")["train/loss"]
+    assert_same_curves("lightning_logs/version_0", "lightning_logs/version_1")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_one_of_two_processes_stops_both(folder, signum):
-    two = ("--trainer.strategy=ddp", "--trainer.devices=2")
+def test_signal_to_one_of_two_processes_stops_both(folder, signum):
+    two = ("--trainer.strategy=fused_ddp", "--trainer.devices=2")
     code, rest = fit_until(50, signum, "--trainer.val_check_interval=50", *two)
     assert code == 128 + signum
-    assert "stopped at step" in rest
+    assert "interrupted at step" in rest
     assert Path(LAST.format(0)).is_file()
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
-def test_a_truncated_checkpoint_is_refused(fit, namemlp, subcommand):
+def test_truncated_checkpoint_is_refused(fit, namemlp, subcommand):
     fit(5)
     whole = Path(LAST.format(0)).read_bytes()
     for size in (0, 1, 1000, len(whole) // 2, len(whole) - 1):
@@ -340,18 +383,18 @@ def test_a_truncated_checkpoint_is_refused(fit, namemlp, subcommand):
 
 
 @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
-def test_looking_at_a_model_needs_a_checkpoint(namemlp, subcommand):
+def test_evaluation_needs_a_checkpoint(namemlp, subcommand):
     result = namemlp(subcommand)
     assert result.err == f"namemlp: error: {subcommand} needs a checkpoint: --ckpt_path last, or the path of one\n"
     assert result.code == 2
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "test"])
-def test_another_shape_than_the_checkpoints_is_refused(fit, namemlp, subcommand):
+def test_other_shape_than_in_the_checkpoint_is_refused(fit, namemlp, subcommand):
     fit(5)
     result = namemlp(subcommand, "--ckpt_path=last", "--model.hidden_size=30", "--trainer.max_steps=10")
     sentence = f"model.hidden_size is 30 here but 20 in {LAST.format(0)}, whose weights have that shape: "
-    sentence += "set it to that, or train a new model"
+    sentence += "match it, or start a new run"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
@@ -366,16 +409,16 @@ def test_another_shape_than_the_checkpoints_is_refused(fit, namemlp, subcommand)
         ("--optimizer.momentum=0.9", "0.9", "0.0"),
     ],
 )
-def test_a_resumed_run_makes_the_same_updates(fit, namemlp, setting, here, there):
+def test_resume_refuses_changed_settings(fit, namemlp, setting, here, there):
     fit(5)
     result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", setting)
     name = setting[2:].split("=")[0]
-    sentence = f"{name} is {here} here but {there} in {LAST.format(0)}: set it to that, or train a new model, or say"
-    sentence += " --allow_changes"
+    sentence = f"{name} is {here} here but {there} in {LAST.format(0)}: match it, start a new run, or pass "
+    sentence += "--allow_changes"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
-def test_another_optimizer_or_scheduler_is_refused(fit, namemlp):
+def test_other_optimizer_or_scheduler_is_refused(fit, namemlp):
     fit(5)
     result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", "--optimizer=AdamW")
     assert result.code == 2
@@ -386,7 +429,7 @@ def test_another_optimizer_or_scheduler_is_refused(fit, namemlp):
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
-def test_another_vocabulary_is_refused(fit, namemlp, subcommand):
+def test_other_vocabulary_is_refused(fit, namemlp, subcommand):
     fit(5)
     characters = torch.load(LAST.format(0), weights_only=True)["hyper_parameters"]["vocabulary"]
     other = "." + characters[:0:-1]
@@ -395,45 +438,69 @@ def test_another_vocabulary_is_refused(fit, namemlp, subcommand):
     assert f"data.vocabulary is {other} here but {characters} in {LAST.format(0)}" in result.err
 
 
-def test_a_folder_that_fit_did_not_make_is_left_alone(fit, namemlp):
+def test_folder_that_fit_did_not_make_is_not_touched(fit, namemlp):
     fit(5)
-    own = Path("own/checkpoints")
-    own.mkdir(parents=True)
-    (own / "last.ckpt").write_bytes(Path(LAST.format(0)).read_bytes())
-    Path("own/config.yaml").write_text("mine")
-    fit(10, "--ckpt_path=own/checkpoints/last.ckpt")
-    assert Path("own/config.yaml").read_text() == "mine"
+    mine = Path("mine/checkpoints")
+    mine.mkdir(parents=True)
+    (mine / "last.ckpt").write_bytes(Path(LAST.format(0)).read_bytes())
+    Path("mine/config.yaml").write_text("mine")
+    fit(10, "--ckpt_path=mine/checkpoints/last.ckpt")
+    assert Path("mine/config.yaml").read_text() == "mine"
     assert Path(LAST.format(1)).is_file()
 
 
-def test_a_checkpoint_of_weights_alone_can_be_looked_at_but_not_trained_on(fit, namemlp):
+def test_checkpoint_with_weights_only_is_evaluated_but_not_resumed(fit, namemlp):
     fit(5)
     checkpoint = torch.load(LAST.format(0), weights_only=True)
-    torch.save({k: v for k, v in checkpoint.items() if k not in TRAINING}, "weights.ckpt")
+    torch.save({k: v for k, v in checkpoint.items() if k not in RESUME_KEYS}, "weights.ckpt")
     assert namemlp("validate", "--ckpt_path=weights.ckpt").code == 0
     Path("names.txt").write_text("\n".join(sorted(SMALL_LIST)))
     assert namemlp("validate", "--ckpt_path=weights.ckpt", "--allow_changes").code == 0
     Path("names.txt").write_text("\n".join(SMALL_LIST), encoding="utf-8")
     result = namemlp("fit", "--ckpt_path=weights.ckpt", "--trainer.max_steps=10")
-    sentence = "weights.ckpt has only the weights, which is not enough to train on: give another --ckpt_path"
+    sentence = "weights.ckpt contains weights only; cannot resume training: give another --ckpt_path"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
-def test_a_resumed_run_reads_the_same_list(fit, namemlp):
+def save_as_version_0_1(path):
+    """Save the last checkpoint with the keys that namemlp 0.1 gave one."""
+    checkpoint = torch.load(LAST.format(0), weights_only=True)
+    position = {"batches_read": 5, "update_size": 32}
+    del checkpoint["hyper_parameters"]["network"], checkpoint["trainer"]["world_size"]
+    checkpoint["hyper_parameters"]["updates_per_block"] = 2500
+    checkpoint["known_names"] = checkpoint.pop("training_names")
+    checkpoint["random_states"] = checkpoint.pop("rng_states")
+    checkpoint["NamesDataModule"] = {"corpus": checkpoint["NamesDataModule"]["sha256"], "train_loader": position}
+    checkpoint["loops"]["fit_loop"]["state_dict"] = {"combined_loader": [position]}
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "sample", "plot"])
+def test_checkpoint_of_version_0_1_is_refused(fit, namemlp, subcommand):
+    fit(5)
+    save_as_version_0_1("old.ckpt")
+    result = namemlp(subcommand, "--ckpt_path=old.ckpt")
+    sentence = "old.ckpt was saved by namemlp 0.1, whose checkpoints this version does not read: train again"
+    assert (result.code, result.out, result.err) == (2, "", f"namemlp: error: {sentence}\n")
+    with pytest.raises(UserError, match=sentence):
+        NameModule.load_from_checkpoint("old.ckpt")
+
+
+def test_resume_needs_the_same_list(fit, namemlp):
     fit(5)
     Path("other.txt").write_text("\n".join(reversed(SMALL_LIST)))
     result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", "--data.path=other.txt")
     assert result.code == 2
     assert re.fullmatch(
         rf"namemlp: error: other.txt \(SHA-256 \w+…\) is not the list that {LAST.format(0)} was trained on, which was "
-        r"names.txt as it was then \(\w+…\): set it to that, or train a new model, or say --allow_changes\n",
+        r"names.txt as it was then \(\w+…\): match it, start a new run, or pass --allow_changes\n",
         result.err,
     )
     Path("moved.txt").write_text("\r\n".join(SMALL_LIST))
     fit(10, "--ckpt_path=last", "--data.path=moved.txt")
 
 
-def test_a_list_that_has_changed_is_not_split_anew(fit, namemlp):
+def test_changed_list_is_not_split_again(fit, namemlp):
     fit(5)
     Path("names.txt").write_text("\n".join(sorted(SMALL_LIST)))
     for subcommand in ("validate", "test"):
@@ -449,12 +516,12 @@ def test_help_explains_settings(namemlp):
     top = " ".join(namemlp("--help").out.split())
     assert all(f"{name} {text}" in top for name, text in SUBCOMMANDS.items())
     text = " ".join(namemlp("fit", "--help").out.split())
-    assert "how many characters the model sees (T) (type: int, default: 3)" in text
-    assert "examples in a training batch (type: int, default: 32)" in text
-    assert "--ckpt_path CKPT_PATH A checkpoint to go on from" in text
+    assert "characters that the model sees (T) (type: int, default: 3)" in text
+    assert "examples in a training batch, per process (type: int, default: 32)" in text
+    assert "--ckpt_path CKPT_PATH Checkpoint to resume from" in text
 
 
-def test_the_wheel_works_outside_the_project(tmp_path):
+def test_wheel_works_outside_the_project(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, PROJECT]
     subprocess.run(build, check=True)
     [wheel] = tmp_path.glob("*.whl")

@@ -20,7 +20,7 @@ def test_the_bundled_list_is_the_default():
     assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (183_430, 22_953, 22_818)
 
 
-def test_splits_are_whole_names_and_leave_nothing_out(data):
+def test_splits_are_whole_names_and_cover_the_list(data):
     ends = [int((split[:][1] == 0).sum()) for split in (data.train_set, data.val_set, data.test_set)]
     assert ends == [64, 8, 8]
     for split in (data.train_set, data.val_set, data.test_set):
@@ -30,7 +30,7 @@ def test_splits_are_whole_names_and_leave_nothing_out(data):
     assert len(data.train_set) + len(data.val_set) + len(data.test_set) == sum(len(name) + 1 for name in SMALL_LIST)
 
 
-def test_evaluation_reads_every_example_once_in_order_and_in_large_batches(folder):
+def test_evaluation_loaders_read_every_example_once_in_order(folder):
     data = NamesDataModule("names.txt", eval_batch_size=20)
     data.setup("validate")
     batches = list(data.val_dataloader())
@@ -45,7 +45,7 @@ def test_predict_reads_the_whole_list_in_its_own_order(data):
     assert data.vocabulary.decode(y) == "".join(name + "." for name in SMALL_LIST)
 
 
-def test_predict_needs_no_split(folder):
+def test_predict_takes_a_list_too_short_to_split(folder):
     (folder / "one.txt").write_text("emma")
     data = NamesDataModule("one.txt")
     data.setup("predict")
@@ -55,16 +55,28 @@ def test_predict_needs_no_split(folder):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_change_nothing(folder, num_workers):
+def test_two_passes_without_a_trainer_are_two_whole_epochs(folder, num_workers):
+    data = NamesDataModule("names.txt", num_workers=num_workers, batch_size=10)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    passes = [torch.cat([torch.cat([x, y[:, None]], 1) for x, y in loader]) for _ in range(2)]
+    everything = torch.cat([data.train_set[:][0], data.train_set[:][1][:, None]], 1)
+    assert not torch.equal(*passes)
+    for examples in passes:
+        assert sorted(examples.tolist()) == sorted(everything.tolist())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_num_workers_does_not_change_the_order(folder, num_workers):
     data = NamesDataModule("names.txt", num_workers=num_workers, batch_size=10)
     data.setup("fit")
     loader = data.train_dataloader()
     assert loader.num_workers == num_workers
     y = torch.cat([y for _, y in loader])
-    assert torch.equal(y, data.train_set[loader.sampler.epoch(0)][1])
+    assert torch.equal(y, data.train_set[loader.sampler.order(0)][1])
 
 
-def test_the_whole_list_is_trained_on_in_an_epoch(data):
+def test_an_epoch_of_a_trainer_reads_every_example_once(data):
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     model = NameModule(data.vocabulary.characters, context_length=4)
     read = []
@@ -75,6 +87,6 @@ def test_the_whole_list_is_trained_on_in_an_epoch(data):
 
 
 @pytest.mark.parametrize("setting", ["context_length", "batch_size", "eval_batch_size"])
-def test_numbers_below_1_are_refused(setting):
+def test_numbers_below_1_are_errors(setting):
     with pytest.raises(UserError, match=f"{setting} is 0: it must be at least 1"):
         NamesDataModule(**{setting: 0})

@@ -1,4 +1,4 @@
-"""The pictures that commands draw, and the learning-rate sweep: what is on them, not how it is painted."""
+"""The figures that commands plot, and the learning-rate range test: the data in them, not their look."""
 
 import csv
 import re
@@ -10,8 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from namemlp import NameModule, NamesDataModule, pictures
-from namemlp.sweep import in_words, smoothed, suggestion
+from namemlp import NameModule, NamesDataModule, viz
+from namemlp.commands.lr_find import format_suggestion, suggest_lr
+from namemlp.viz import gaussian_smooth
+from namemlp.viz.figures import CharacterPairs
 from tests.conftest import SMALL, SMALL_LIST, curves
 
 RUN = Path("lightning_logs/version_0")
@@ -23,7 +25,7 @@ def size(path):
         return image.format, image.size
 
 
-def test_plot_draws_into_the_run_folder(fit, namemlp):
+def test_plot_saves_into_the_run_folder(fit, namemlp):
     fit(20)
     result = namemlp("plot", "--ckpt_path=last")
     assert (result.code, result.err) == (0, "")
@@ -32,7 +34,7 @@ def test_plot_draws_into_the_run_folder(fit, namemlp):
     assert size(RUN / "loss.png") == ("PNG", (1000, 400))
 
 
-def test_plot_from_a_checkpoint_that_is_elsewhere(fit, namemlp):
+def test_plot_of_a_checkpoint_outside_a_run_folder(fit, namemlp):
     fit(5)
     Path("elsewhere").mkdir()
     Path(RUN / "checkpoints" / "last.ckpt").rename("elsewhere/model.ckpt")
@@ -40,11 +42,11 @@ def test_plot_from_a_checkpoint_that_is_elsewhere(fit, namemlp):
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt")
     assert (result.code, result.out) == (2, "")
     assert result.err == (
-        "namemlp: error: names.txt: no such file; data.path takes a list of names, one a line: give the list that "
+        "namemlp: error: names.txt: no such file; data.path takes a list of names, one per line: give the list that "
         "elsewhere/model.ckpt was trained on as --data.path\n"
     )
-    result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt", "--output=drawn")
-    assert result.out.splitlines() == ["drawn/next_characters.png"]
+    result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt", "--output=figures")
+    assert result.out.splitlines() == ["figures/next_characters.png"]
     assert result.err == "no curves of train/loss and val/loss in ., and so no loss.png\n"
     Path("moved.txt").write_text("\n".join(SMALL_LIST[:20]))
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt")
@@ -52,44 +54,44 @@ def test_plot_from_a_checkpoint_that_is_elsewhere(fit, namemlp):
     assert "moved.txt is not the list that elsewhere/model.ckpt was trained on: give that as --data.path" in result.err
 
 
-def test_the_loss_picture_has_the_curves_of_the_run(fit):
+def test_loss_figure_has_the_curves_of_the_run(fit):
     fit(20, "--trainer.val_check_interval=10")
-    found = {tag: (list(points), list(points.values())) for tag, points in curves(RUN).items()}
-    figure = pictures.loss_picture(found["train/loss"], found["val/loss"])
+    points = {tag: (list(curve), list(curve.values())) for tag, curve in curves(RUN).items()}
+    figure = viz.plot_losses(points["train/loss"], points["val/loss"])
     loss, log10 = figure.axes
     assert (loss.get_title(), log10.get_title()) == ("loss", "log10 of the loss")
-    assert loss.get_xlabel() == "step (updates)"
+    assert loss.get_xlabel() == "step"
     assert [text.get_text() for text in log10.get_legend().get_texts()] == ["train, a batch", "train, smoothed", "val"]
     train, _, val = loss.lines
-    assert train.get_xydata().tolist() == pytest.approx(np.transpose(found["train/loss"]))
-    assert val.get_xydata().tolist() == pytest.approx(np.transpose(found["val/loss"]))
-    assert log10.lines[0].get_ydata() == pytest.approx(np.log10(found["train/loss"][1]))
+    assert train.get_xydata().tolist() == pytest.approx(np.transpose(points["train/loss"]))
+    assert val.get_xydata().tolist() == pytest.approx(np.transpose(points["val/loss"]))
+    assert log10.lines[0].get_ydata() == pytest.approx(np.log10(points["train/loss"][1]))
 
 
-@pytest.mark.parametrize("most", [60, 4])
-def test_next_characters_are_counted_and_expected_over_the_contexts(folder, most):
+@pytest.mark.parametrize("max_characters", [60, 4])
+def test_pairs_are_counted_and_expected_over_the_contexts(folder, max_characters):
     data = NamesDataModule("names.txt", context_length=2)
     data.setup("fit")
     model = NameModule(data.vocabulary.characters, 2, hidden_size=10, init="scaled")
-    found = pictures.next_characters(model, data.train_set, most)
+    pairs = viz.count_pairs(model.network, data.vocabulary, data.train_set, max_characters)
     x, y = data.train_set[:]
-    often = Counter(x[:, 1].tolist())
-    commonest = sorted(sorted(often, key=lambda i: (-often[i], i))[:most])
-    shown = range(len(data.vocabulary)) if most == 60 else commonest
-    assert found.characters == "".join(data.vocabulary.characters[i] for i in shown)
-    assert found.of == len(data.vocabulary)
-    assert found.often.tolist() == [often[i] for i in shown]
-    pairs = Counter(zip(x[:, 1].tolist(), y.tolist(), strict=True))
-    assert found.counts.tolist() == [[pairs[i, j] for j in shown] for i in shown]
+    frequency = Counter(x[:, 1].tolist())
+    commonest = sorted(sorted(frequency, key=lambda i: (-frequency[i], i))[:max_characters])
+    shown = range(len(data.vocabulary)) if max_characters == 60 else commonest
+    assert pairs.characters == "".join(data.vocabulary.characters[i] for i in shown)
+    assert pairs.vocabulary_size == len(data.vocabulary)
+    assert pairs.context_counts.tolist() == [frequency[i] for i in shown]
+    counts = Counter(zip(x[:, 1].tolist(), y.tolist(), strict=True))
+    assert pairs.counts.tolist() == [[counts[i, j] for j in shown] for i in shown]
     probabilities = model(x).softmax(1).detach()
-    for row, last in zip(found.expected, shown, strict=True):
+    for row, last in zip(pairs.expected, shown, strict=True):
         assert row == pytest.approx(probabilities[x[:, 1] == last].sum(0)[list(shown)].numpy(), abs=1e-4)
 
 
-def test_the_next_character_picture_shows_model_data_and_difference():
+def test_next_character_figure_shows_model_data_and_difference():
     counts, expected = np.array([[0, 6, 2], [4, 0, 4], [3, 1, 0]]), np.array([[0.5, 5, 2.5], [4, 1, 3], [2, 1, 1]])
-    found = pictures.NextCharacters(".a ", 9, np.array([8, 8, 4]), counts, expected)
-    figure = pictures.next_character_picture(found)
+    pairs = CharacterPairs(".a ", 9, np.array([8, 8, 4]), counts, expected)
+    figure = viz.plot_next_characters(pairs)
     assert "the 3 commonest of 9 characters" in figure.get_suptitle()
     panels = figure.axes[:3]
     assert [axes.get_title() for axes in panels] == ["model", "data", "model − data"]
@@ -103,16 +105,16 @@ def test_the_next_character_picture_shows_model_data_and_difference():
     assert difference == pytest.approx(model - data)
 
 
-def test_lr_find_sweeps_the_notebooks_learning_rates(fit, namemlp):
+def test_lr_find_uses_the_learning_rates_of_the_notebook(fit, namemlp):
     result = namemlp("lr_find", "--data.path=names.txt", *SMALL, "--optimizer=AdamW", "--optimizer.weight_decay=0.1")
     assert (result.code, result.err) == (0, "")
     with open(RUN / "lr_find.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["step", "learning_rate", "loss", "smoothed_loss"]
-    steps, rates, losses, smooth = np.array(rows, dtype=float).T
+    steps, lrs, losses, smooth = np.array(rows, dtype=float).T
     assert steps.tolist() == list(range(1, 1001))
-    assert rates == pytest.approx(10 ** np.linspace(-3, 0, 1000), rel=1e-6)
-    assert smooth == pytest.approx(smoothed(losses), abs=1e-5)
+    assert lrs == pytest.approx(10 ** np.linspace(-3, 0, 1000), rel=1e-6)
+    assert smooth == pytest.approx(gaussian_smooth(losses), abs=1e-5)
     assert size(RUN / "lr_find.png") == ("PNG", (700, 450))
     assert not list(RUN.rglob("*.ckpt"))
 
@@ -121,10 +123,10 @@ def test_lr_find_sweeps_the_notebooks_learning_rates(fit, namemlp):
     assert curves("lightning_logs/version_1")["train/loss"][1] == pytest.approx(losses[0], abs=1e-5)
 
     suggested = re.search(r"suggested learning rate: ([\d.e-]+)", result.out)[1]
-    assert float(suggested) == suggestion(rates, losses)
+    assert float(suggested) == suggest_lr(lrs, losses)
     line = re.search(r"in a config: +(.*)", result.out)[1]
-    Path("found.yaml").write_text(line)
-    config = yaml.safe_load(namemlp("fit", "--config=found.yaml", "--print_config").out)
+    Path("suggested.yaml").write_text(line)
+    config = yaml.safe_load(namemlp("fit", "--config=suggested.yaml", "--print_config").out)
     assert config["optimizer"]["class_path"] == "torch.optim.AdamW"
     assert config["optimizer"]["init_args"]["lr"] == float(suggested)
     assert config["optimizer"]["init_args"]["weight_decay"] == 0.1
@@ -133,11 +135,11 @@ def test_lr_find_sweeps_the_notebooks_learning_rates(fit, namemlp):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("--trainer.fast_dev_run=true", "trainer.fast_dev_run makes no sweep: leave it out"),
-        ("--optimizer=LBFGS", "LBFGS tries many steps for an update, so that lr_find cannot sweep it: "),
+        ("--trainer.fast_dev_run=true", "trainer.fast_dev_run is not supported by lr_find: omit it"),
+        ("--optimizer=LBFGS", "LBFGS makes many steps in one, which lr_find does not support: use another optimizer"),
     ],
 )
-def test_what_makes_no_sweep_is_told(namemlp, setting, sentence):
+def test_lr_find_rejects_unsupported_optimizers_and_settings(namemlp, setting, sentence):
     result = namemlp("lr_find", "--data.path=names.txt", *SMALL, setting)
     assert result.code == 2
     assert result.err.startswith(f"namemlp: error: {sentence}")
@@ -145,13 +147,13 @@ def test_what_makes_no_sweep_is_told(namemlp, setting, sentence):
 
 
 @pytest.mark.parametrize("slope", [1, -1])
-def test_a_sweep_without_a_lowest_loss_in_it_says_so(slope):
-    rates = 10 ** np.linspace(-3, 0, 1000)
-    told = in_words(0.5, rates, slope * np.log(rates), {"class_path": "torch.optim.SGD", "init_args": {}})
-    assert ("rises from the start, 0.001: a smaller one" if slope > 0 else "falls at the end, 1: a larger one") in told
+def test_suggestion_has_a_caveat_where_the_loss_has_no_minimum(slope):
+    lrs = 10 ** np.linspace(-3, 0, 1000)
+    text = format_suggestion(0.5, lrs, slope * np.log(lrs), {"class_path": "torch.optim.SGD", "init_args": {}})
+    assert ("rises from the start, 0.001: a smaller one" if slope > 0 else "falls at the end, 1: a larger one") in text
 
 
-def test_a_sweep_that_diverges_ends_there(namemlp):
+def test_lr_find_ends_where_the_loss_diverges(namemlp):
     diverging = ("--model.init=scaled", "--optimizer=SGD", "--optimizer.momentum=0.999", "--optimizer.nesterov=true")
     result = namemlp("lr_find", "--data.path=names.txt", *SMALL, *diverging, "--optimizer.weight_decay=30")
     assert (result.code, result.err) == (0, "")
@@ -162,36 +164,36 @@ def test_a_sweep_that_diverges_ends_there(namemlp):
     assert "suggested learning rate" in result.out
 
 
-def test_a_sweep_is_of_untrained_weights(fit, namemlp):
+def test_lr_find_takes_no_checkpoint(fit, namemlp):
     fit(5)
     result = namemlp("lr_find", "--ckpt_path=last")
-    sentence = "lr_find starts with untrained weights: leave out --ckpt_path"
+    sentence = "lr_find starts with untrained weights: omit --ckpt_path"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
-def test_the_suggestion_is_half_of_where_the_smoothed_loss_is_lowest():
-    rates = 10 ** np.linspace(-3, 0, 1000)
-    losses = (np.log10(rates) + 1) ** 2 + np.random.default_rng(0).normal(0, 0.05, 1000)  # lowest at 0.1
-    assert suggestion(rates, losses) == pytest.approx(0.05, rel=0.2)
-    figure = pictures.sweep_picture(rates, losses, 0.05)
+def test_suggestion_is_half_of_where_the_smoothed_loss_is_lowest():
+    lrs = 10 ** np.linspace(-3, 0, 1000)
+    losses = (np.log10(lrs) + 1) ** 2 + np.random.default_rng(0).normal(0, 0.05, 1000)  # lowest at 0.1
+    assert suggest_lr(lrs, losses) == pytest.approx(0.05, rel=0.2)
+    figure = viz.plot_lr_range_test(lrs, losses, 0.05)
     [axes] = figure.axes
     assert axes.get_xscale() == "log"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate", "loss (nats)")
     raw, smooth, mark = axes.lines
     assert raw.get_ydata() == pytest.approx(losses)
-    assert smooth.get_ydata() == pytest.approx(smoothed(losses))
+    assert smooth.get_ydata() == pytest.approx(gaussian_smooth(losses))
     assert mark.get_xdata() == [0.05, 0.05]
     assert [text.get_text() for text in axes.get_legend().get_texts()][2] == "suggested: 0.05"
 
 
-def test_smoothing_keeps_the_level_to_the_very_ends():
-    assert smoothed(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
+def test_smoothing_keeps_the_level_up_to_both_ends():
+    assert gaussian_smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
     line = np.arange(100.0)
-    assert smoothed(line, 5)[30:70] == pytest.approx(line[30:70])
-    assert smoothed(line, 0) == pytest.approx(line)
+    assert gaussian_smooth(line, 5)[30:70] == pytest.approx(line[30:70])
+    assert gaussian_smooth(line, 0) == pytest.approx(line)
 
 
-def test_a_folder_that_cannot_be_written_is_told(fit, namemlp):
+def test_unwritable_output_folder_is_an_error(fit, namemlp):
     fit(5)
     Path("taken").write_text("")
     result = namemlp("plot", "--ckpt_path=last", "--output=taken/here")
@@ -199,7 +201,7 @@ def test_a_folder_that_cannot_be_written_is_told(fit, namemlp):
     assert "taken/here" in result.err and "cannot be written" in result.err
 
 
-def test_looking_leaves_the_checkpoint_alone(fit, namemlp):
+def test_plot_and_sample_do_not_change_the_checkpoint(fit, namemlp):
     fit(5)
     before = (RUN / "checkpoints" / "last.ckpt").read_bytes()
     for command in ("plot", "sample"):

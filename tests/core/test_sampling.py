@@ -1,4 +1,4 @@
-"""New names: drawn as the model says, in every way that they can be asked for."""
+"""Sampling follows the model's probabilities under every setting, from Python and from the command line."""
 
 import copy
 import shutil
@@ -22,14 +22,14 @@ def tiny():
     return NameModule(".ab", context_length=2, embedding_dim=3, hidden_size=10, init="scaled", init_seed=5)
 
 
-def exact(model, max_length, temperature=1.0, top_k=None):
-    """The probability of every name, worked out one character after the other."""
+def name_probabilities(model, max_length, temperature=1.0, top_k=None):
+    """The probability of every name, computed character by character."""
     network, characters = copy.deepcopy(model.network).double(), model.vocabulary.characters
-    found = Counter()
+    probabilities = Counter()
 
-    def go_on(name, probability):
+    def extend(name, probability):
         if len(name) == max_length:
-            found[name] += probability
+            probabilities[name] += probability
             return
         context = model.vocabulary.encode("." * model.hparams.context_length + name)[-model.hparams.context_length :]
         with torch.no_grad():
@@ -43,20 +43,20 @@ def exact(model, max_length, temperature=1.0, top_k=None):
             if p == 0:
                 continue
             if character == ".":
-                found[name] += probability * p
+                probabilities[name] += probability * p
             else:
-                go_on(name + character, probability * p)
+                extend(name + character, probability * p)
 
-    go_on("", 1.0)
-    return found
+    extend("", 1.0)
+    return probabilities
 
 
 @pytest.mark.parametrize("table", [True, False], ids=["table", "no table"])
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (2.0, None), (1.0, 2), (0.7, 2)])
-def test_200_000_names_are_as_frequent_as_the_model_says(tiny, monkeypatch, temperature, top_k, table):
+def test_frequencies_of_200_000_names_match_their_probabilities(tiny, monkeypatch, temperature, top_k, table):
     if not table:
-        monkeypatch.setattr(sampling, "LARGEST_TABLE", 0)
-    probabilities = exact(tiny, 6, temperature, top_k)
+        monkeypatch.setattr(sampling, "MAX_TABLE_SIZE", 0)
+    probabilities = name_probabilities(tiny, 6, temperature, top_k)
     assert sum(probabilities.values()) == pytest.approx(1)
     n = 200_000
     drawn = Counter(tiny.sample(n, temperature=temperature, top_k=top_k, max_length=6, seed=1))
@@ -72,22 +72,22 @@ def test_200_000_names_are_as_frequent_as_the_model_says(tiny, monkeypatch, temp
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5  # its mean and standard deviation
 
 
-def test_what_has_no_probability_is_never_drawn(tiny):
+def test_characters_with_probability_0_are_never_drawn(tiny):
     start = torch.zeros(3, 2, dtype=torch.int64)
     numbers = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)  # 0 would be the end mark
-    assert 0 not in sampling.NextCharacters(tiny.network, 3, 2, 1.0, None).draw(start, numbers)
-    assert len(set(sampling.NextCharacters(tiny.network, 3, 2, 1.0, 1).draw(start, numbers).tolist())) == 1
+    assert 0 not in sampling.NextCharacters(tiny.network, 3, 2, 1.0, None, 1).draw(start, numbers)
+    assert len(set(sampling.NextCharacters(tiny.network, 3, 2, 1.0, 1, 1).draw(start, numbers).tolist())) == 1
 
 
-def test_the_names_of_a_seed_do_not_depend_on_how_they_are_drawn(tiny, monkeypatch):
+def test_the_names_of_a_seed_do_not_depend_on_batches_or_the_table(tiny, monkeypatch):
     names = tiny.sample(3000, seed=7)
     assert tiny.sample(3000, seed=7) == names
     assert tiny.sample(3000, seed=8) != names
     for fewer in (1, 2, 5, 1111):
         assert tiny.sample(fewer, seed=7) == names[:fewer]
-    monkeypatch.setattr(sampling, "PART", 1000)  # batches of 8
+    monkeypatch.setattr(sampling, "MAX_BATCH_SIZE", 1000)  # batches of 8
     assert tiny.sample(3000, seed=7) == names
-    monkeypatch.setattr(sampling, "LARGEST_TABLE", 0)
+    monkeypatch.setattr(sampling, "MAX_TABLE_SIZE", 0)
     assert tiny.sample(3000, seed=7) == names
     some = tiny.sample(500, seed=7, unique=True)
     monkeypatch.undo()
@@ -106,7 +106,7 @@ def test_without_a_seed_names_differ_unless_torch_is_seeded(tiny):
     assert tiny.sample(50) == names
 
 
-def test_a_seed_draws_nothing_from_the_generators_of_training(tiny):
+def test_sampling_with_a_seed_leaves_the_global_generator_alone(tiny):
     before = torch.get_rng_state()
     tiny.sample(50, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
@@ -120,23 +120,23 @@ def test_prefix_and_length(tiny):
     assert min(len(name) for name in tiny.sample(5000, seed=1)) == 1  # never empty
 
 
-def test_the_likeliest_character_alone_makes_one_name(tiny):
+def test_top_k_1_gives_the_likeliest_name(tiny):
     [(name, count)] = Counter(tiny.sample(100, top_k=1, max_length=30)).items()
     assert count == 100
     assert tiny.sample(1, temperature=1e-300, max_length=30) == [name]
 
 
-def test_names_that_are_to_differ_do(tiny):
+def test_unique_names(tiny):
     names = tiny.sample(60, unique=True, seed=1)
     assert len(set(names)) == 60
-    everyone = tiny.sample(5000, seed=1)
-    assert names == list(dict.fromkeys(everyone))[:60]
+    with_repeats = tiny.sample(5000, seed=1)
+    assert names == list(dict.fromkeys(with_repeats))[:60]
     with pytest.raises(UserError, match=r"only 6 such names came in 1\d\d,\d\d\d draws: ask for fewer"):
         tiny.sample(7, unique=True, max_length=2)
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
         (dict(num_names=0), "num_names is 0: it must be at least 1"),
         (dict(num_names=10**9), "num_names is 1,000,000,000: at most 100,000,000 are held at once"),
@@ -150,33 +150,34 @@ def test_names_that_are_to_differ_do(tiny):
         (dict(prefix="aéb"), "prefix 'aéb' has 1 character that the model does not know: 'é'; it knows ab"),
         (dict(prefix="a."), "prefix 'a.': '.' inside a name is not allowed"),
         (dict(prefix="\udcff"), "prefix '.udcff' has 1 character that the model does not know"),
-        (dict(novel=True), "novel: this model does not tell which names it was trained on: leave it out"),
+        (dict(novel=True), "novel: it is not known which names this model was trained on; omit it"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(tiny, settings, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_invalid_settings_are_errors(tiny, settings, message):
+    with pytest.raises(UserError, match=message):
         tiny.sample(**settings)
 
 
-def test_weights_that_are_not_finite_give_no_names():
+def test_sampling_with_weights_that_are_not_finite_is_an_error():
     model = NameModule(".ab")
     torch.nn.init.constant_(model.network.output.bias, torch.nan)
     with pytest.raises(UserError, match="weights are not finite"):
         model.sample()
 
 
-def test_scores_are_the_probabilities_of_names(tiny):
-    probabilities = exact(tiny, 12)
+def test_log_prob_is_that_of_the_whole_name(tiny):
+    probabilities = name_probabilities(tiny, 12)
     names = [name for name in probabilities if len(name) < 5]
-    start = 1 - torch.softmax(tiny(torch.zeros(1, 2, dtype=torch.int64)), 1)[0, 0].item()  # that a name is not empty
-    expected = [probabilities[name] * start for name in names]
-    assert tiny.score(names).exp().tolist() == pytest.approx(expected, rel=1e-5)
-    assert tiny.score([]).shape == (0,)
+    # The model gives an empty name a probability, sampling gives it none.
+    not_empty = 1 - torch.softmax(tiny(torch.zeros(1, 2, dtype=torch.int64)), 1)[0, 0].item()
+    expected = [probabilities[name] * not_empty for name in names]
+    assert tiny.log_prob(names).exp().tolist() == pytest.approx(expected, rel=1e-5)
+    assert tiny.log_prob([]).shape == (0,)
     with pytest.raises(UserError, match="'xa' has 1 character that the model does not know: 'x'"):
-        tiny.score(["ab", "xa"])
+        tiny.log_prob(["ab", "xa"])
 
 
-def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
+def test_sampling_needs_only_the_checkpoint(fit, namemlp, tmp_path, monkeypatch):
     fit(30)
     (tmp_path / "empty").mkdir()
     shutil.copy(LAST, tmp_path / "empty" / "model.ckpt")
@@ -192,8 +193,8 @@ def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
     assert model.sample(40, seed=5, prefix="Jü") == names
 
     scored = namemlp("sample", "--ckpt_path=model.ckpt", "--num_names=40", "--seed=5", "--prefix=Jü", "--scores")
-    for line, name, score in zip(scored.out.splitlines(), names, model.score(names).tolist(), strict=True):
-        assert line == f"{name}\t{score:.4f}"
+    for line, name, log_prob in zip(scored.out.splitlines(), names, model.log_prob(names).tolist(), strict=True):
+        assert line == f"{name}\t{log_prob:.4f}"
     written = namemlp(
         "sample", "--ckpt_path=model.ckpt", "--num_names=40", "--seed=5", "--prefix=Jü", "--output=new.txt"
     )
@@ -202,8 +203,8 @@ def test_a_checkpoint_is_enough(fit, namemlp, tmp_path, monkeypatch):
     assert sorted(path.name for path in Path().iterdir()) == ["model.ckpt", "new.txt"]
 
 
-def test_the_example_goes_from_a_list_to_new_names(folder):
-    example = Path(__file__).parent.parent / "examples" / "fit_and_sample.py"
+def test_the_example_script_prints_names_of_its_model(folder):
+    example = Path(__file__).parents[2] / "examples" / "fit_and_sample.py"
     code = example.read_text().replace("max_steps=50_000", "max_steps=200").replace("10_000", "100")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -215,7 +216,7 @@ def test_the_example_goes_from_a_list_to_new_names(folder):
 
 
 def test_novel_names_are_in_no_split_of_the_list(fit, namemlp):
-    fit(60, "--model.context_length=8", "--optimizer.lr=1", "--model.init=scaled")  # learns the ten names by heart
+    fit(60, "--model.context_length=8", "--optimizer.lr=1", "--model.init=scaled")  # memorizes the ten names
     sample = ("sample", "--ckpt_path=last", "--num_names=300", "--seed=1")
     assert set(namemlp(*sample).out.splitlines()) & set(SMALL_LIST)
     novel = namemlp(*sample, "--novel", "--unique")
@@ -223,19 +224,20 @@ def test_novel_names_are_in_no_split_of_the_list(fit, namemlp):
     assert len(set(names)) == 300, novel.err
     assert not set(names) & set(SMALL_LIST)
     model = NameModule.load_from_checkpoint(LAST)
-    assert all(model.knows(SMALL_LIST))
-    assert model.knows(["emma", "emm", "emmaa", "amme", "bo", "ob", ""]) == [True] + [False] * 3 + [True, False, False]
+    assert all(model.seen_in_training(SMALL_LIST))
+    seen = model.seen_in_training(["emma", "emm", "emmaa", "amme", "bo", "ob", ""])
+    assert seen == [True] + [False] * 3 + [True, False, False]
 
 
-def test_a_model_trained_on_with_another_list_knows_both(fit):
+def test_a_run_resumed_with_another_list_has_seen_both(fit):
     fit(5)
     Path("other.txt").write_text("bob\nanna\neva\n" * 20)
     fit(10, "--ckpt_path=last", "--data.path=other.txt", "--allow_changes")
-    assert NameModule.load_from_checkpoint(LAST).knows(["bob", "emma", "eve"]) == [True, True, False]
+    assert NameModule.load_from_checkpoint(LAST).seen_in_training(["bob", "emma", "eve"]) == [True, True, False]
 
 
 @pytest.mark.parametrize("command", ["sample", "plot"])
-def test_a_checkpoint_with_other_weights_is_refused(fit, namemlp, command):
+def test_weights_of_another_model_are_an_error(fit, namemlp, command):
     fit(5)
     checkpoint = torch.load(LAST, weights_only=True)
     checkpoint["state_dict"]["network.hidden.bias"] = torch.zeros(3)
@@ -246,16 +248,16 @@ def test_a_checkpoint_with_other_weights_is_refused(fit, namemlp, command):
     assert result.err.count("\n") == 1
 
 
-def test_mistakes_on_the_command_line_end_in_a_sentence(fit, namemlp):
+def test_mistakes_on_the_command_line_are_one_line_errors(fit, namemlp):
     fit(5)
-    for args, sentence in {
+    for args, message in {
         (): "sample needs a checkpoint: --ckpt_path last, or the path of one",
         ("--ckpt_path=none.ckpt",): "--ckpt_path none.ckpt: no such file; give a .ckpt file, or last for the newest "
         "run's last one",
         ("--ckpt_path=last", "--output=no/where.txt"): "no/where.txt cannot be written (No such file or directory): "
         "give another --output",
-        ("--ckpt_path=last", "--num_names=many"): "num_names cannot be many; give what --help shows",
+        ("--ckpt_path=last", "--num_names=many"): "invalid value many for num_names (see --help)",
         ("--ckpt_path=last", "--top_k=0"): "top_k is 0: it must be at least 1",
     }.items():
         result = namemlp("sample", *args)
-        assert (result.code, result.out, result.err) == (2, "", f"namemlp: error: {sentence}\n")
+        assert (result.code, result.out, result.err) == (2, "", f"namemlp: error: {message}\n")

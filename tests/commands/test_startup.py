@@ -1,0 +1,54 @@
+"""What importing the library and starting a command loads."""
+
+import subprocess
+import sys
+
+import pytest
+
+import namemlp as package
+
+COMPILED = """
+import torch
+from namemlp import NameModule
+model = NameModule(".ab")
+compiled = torch.compile(model, backend="eager")
+x = torch.tensor([[0, 1, 2]])
+assert torch.equal(compiled(x), model(x))
+optimizer = torch.optim.Adam(model.parameters())
+compiled(x).sum().backward()
+torch.compile(optimizer.step, backend="eager")()
+"""
+
+
+def run(code, *args):
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", ["sample", "plot"])
+def test_sample_and_plot_do_not_import_lightning(fit, command):
+    fit(5)
+    code = "import sys; from namemlp.__main__ import main; main(); "
+    code += "print([name for name in sys.modules if name.startswith(('lightning', 'torchmetrics'))], file=sys.stderr)"
+    done = run(code, command, "--ckpt_path=last")
+    assert done.stdout
+    assert done.stderr == "[]\n"
+
+
+def test_importing_the_library_loads_its_parts_on_first_use():
+    done = run("import namemlp, sys; print(dir(namemlp)); print('torch' in sys.modules)")
+    assert done.stdout.splitlines() == [str(sorted([*package.__all__, "__version__"])), "False"]
+    done = run("from namemlp import *; print([Vocabulary('.a'), NameMLP, FusedDDPStrategy, UserError][0])")
+    assert done.stdout == ".a\n"
+
+
+def test_public_names():
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'namemlp' has no attribute 'Nope'"):
+        _ = package.Nope
+
+
+def test_models_can_be_compiled():
+    run(COMPILED)

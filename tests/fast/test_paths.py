@@ -1,0 +1,109 @@
+"""The fused path leaves what the standard path leaves: counts, curves, checkpoints; and resume is exact on both."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from namemlp import FusedStrategy, NameModule, NamesDataModule
+
+torch.set_num_threads(1)
+QUIET = dict(accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
+
+
+class OneCycle(NameModule):
+    """A schedule whose length is read where Lightning drops a loader's state (its #20550)."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 40}}
+KINDS = {
+    "sgd": (NameModule, {}),
+    "sgd, cosine": (NameModule, dict(lr_scheduler=COSINE)),
+    "adam, dropout, cosine": (NameModule, dict(optimizer="AdamW", lr_scheduler=COSINE, dropout=0.3)),
+    "one cycle": (OneCycle, {}),
+}
+
+
+def fit(folder, path, kind="sgd", seed=1, ckpt=None, callbacks=(), batch_size=10, saves=None, **settings):
+    torch.manual_seed(seed)
+    kind, arguments = KINDS[kind]
+    data = NamesDataModule("names.txt", batch_size=batch_size)  # 37 steps in an epoch
+    module = kind(data.vocabulary.characters, hidden_size=20, **arguments)
+    saves = {"every_n_train_steps": 7} if saves is None else saves
+    saver = ModelCheckpoint(folder, save_top_k=-1, filename="{step}", **saves)
+    strategy = FusedStrategy() if path == "fused" else "auto"
+    settings = {**QUIET, "max_epochs": 3, "logger": False, "strategy": strategy, **settings}
+    trainer = Trainer(callbacks=[saver, *callbacks], **settings)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+    return trainer, module
+
+
+def same_weights(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("path", ["fused", "standard"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [35, 42])
+def test_resume_is_exact(folder, tmp_path, path, kind, step):
+    trainer, whole = fit(tmp_path / "a", path, kind)
+    resumed_trainer, resumed = fit(tmp_path / "b", path, kind, seed=2, ckpt=tmp_path / f"a/step={step}.ckpt")
+    assert trainer.global_step == resumed_trainer.global_step == 3 * 37
+    assert same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("path", ["fused", "standard"])
+@pytest.mark.parametrize(
+    "end", [dict(max_steps=100, max_epochs=-1), dict(max_steps=100, max_epochs=5), dict(max_epochs=3)], ids=str
+)
+@pytest.mark.parametrize(
+    "saves",
+    [dict(save_on_train_epoch_end=True), dict(save_on_train_epoch_end=False), dict(every_n_train_steps=37)],
+    ids=str,
+)
+def test_resume_between_two_epochs_is_exact(folder, tmp_path, path, end, saves):
+    trainer, whole = fit(tmp_path / "a", path, "adam, dropout, cosine", saves=saves, **end)
+    ckpt = tmp_path / "a/step=37.ckpt"
+    resumed_trainer, resumed = fit(tmp_path / "b", path, "adam, dropout, cosine", seed=2, ckpt=ckpt, saves=saves, **end)
+    assert (trainer.global_step, trainer.current_epoch) == (resumed_trainer.global_step, resumed_trainer.current_epoch)
+    assert same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("kind", ["adam, dropout, cosine", "one cycle"])
+def test_autograd_steps_are_those_of_the_trainer_to_the_last_bit(folder, tmp_path, kind):
+    assert same_weights(fit(tmp_path / "a", "fused", kind)[1], fit(tmp_path / "b", "standard", kind)[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(val_check_interval=10), dict(val_check_interval=25, check_val_every_n_epoch=None),
+     dict(limit_train_batches=16), dict(max_steps=50, max_epochs=-1), dict(min_steps=90, max_epochs=2)],
+    ids=str,
+)  # fmt: skip
+def test_checkpoints_and_curves_are_equal(folder, tmp_path, kind, settings):
+    loops, rows = [], []
+    for path in ("fused", "standard"):
+        logger, stop = CSVLogger(tmp_path, name=path, version=0), EarlyStopping("train/loss", patience=99)
+        fit(tmp_path / path / "c", path, kind, callbacks=[stop], logger=logger, log_every_n_steps=4, **settings)
+        files = sorted((tmp_path / path / "c").iterdir())
+        loops.append([(file.name, torch.load(file, weights_only=False)["loops"]) for file in files])
+        with open(Path(logger.log_dir) / "metrics.csv") as file:
+            rows.append(list(csv.DictReader(file)))
+    assert loops[0] == loops[1] and loops[0]
+    for fused, standard in zip(*rows, strict=True):
+        assert fused.keys() == standard.keys()
+        for name in fused:
+            assert (fused[name] == "") == (standard[name] == "")
+            if fused[name]:
+                assert float(fused[name]) == pytest.approx(float(standard[name]), rel=1e-3), name
