@@ -5,16 +5,14 @@
 Both start from the file and end with the training, validation and test examples; the rounds alternate.
 """
 
-import argparse
 import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from fit import notebook_examples
+from harness import ROOT, make_parser
 
-import namemlp
 from namemlp import NamesDataModule
 
 
@@ -25,24 +23,20 @@ def arrays(path: str) -> NamesDataModule:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", default=str(Path(namemlp.__file__).parent / "names.txt"))
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-
-    ours = arrays(args.path)
-    for (x, y), split in zip(notebook_examples(args.path), (ours.train_set, ours.val_set, ours.test_set), strict=True):
+    args = make_parser(__doc__, path=str(ROOT / "namemlp" / "names.txt"), rounds=7).parse_args()
+    data = arrays(args.path)
+    for (x, y), split in zip(notebook_examples(args.path), (data.train_set, data.val_set, data.test_set), strict=True):
         assert torch.equal(x, split[:][0])
         assert torch.equal(y, split[:][1])
 
     times = {notebook_examples: [], arrays: []}
     for _ in range(args.rounds):
-        for build in times:
+        for build, seconds in times.items():
             start = time.perf_counter()
             build(args.path)
-            times[build].append(time.perf_counter() - start)
-    loop, array = (statistics.median(times[build]) * 1e3 for build in times)
-    print(f"{len(ours.corpus):,} names, Python {platform.python_version()}, median of {args.rounds}\n")
+            seconds.append(time.perf_counter() - start)
+    loop, array = (statistics.median(seconds) * 1e3 for seconds in times.values())
+    print(f"{data.splits.num_names:,} names, Python {platform.python_version()}, median of {args.rounds}\n")
     print("| built by | ms | ratio |\n| --- | ---: | ---: |")
     print(f"| the notebook's loop | {loop:.1f} | 1 |\n| namemlp | {array:.1f} | 1 / {loop / array:.0f} |")
 

@@ -1,25 +1,22 @@
-"""What a whole `fit` costs beside the notebook's loop, plain Lightning and JAX, and what a step costs in larger models.
+"""What a whole `fit` costs beside the notebook's loop and plain Lightning, and what a step costs in larger models.
 
     python benchmarks/fit.py [--rounds 3] [--steps 50000] [--sizes-only]
+    python benchmarks/fit.py --old CHECKOUT [--rounds 9] [--steps 50000]
 
-Each contender runs in a process of its own, one after the other, round after round, all with the same number of
-threads. Prints Markdown tables of medians; takes ten minutes or more.
+Each contender runs in a process of its own, one after another, round after round, all with the same number of threads.
+Prints Markdown tables of medians; takes ten minutes or more. With --old it compares nothing but `namemlp fit` of this
+checkout and of another one, in pairs.
 """
 
-import argparse
-import importlib.util
 import json
 import os
 import platform
-import re
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from harness import ROOT, THREADS, child, command, make_parser, medians, silence_lightning, step_microseconds, stopwatch
+
 LR, BATCH_SIZE, SEED = 0.01, 32, 2147483647
 
 
@@ -86,7 +83,6 @@ def plain_lightning(steps: int) -> float:
     """Lightning as a tutorial writes it, without validation. Seconds in the Trainer's loop."""
     import torch
     from lightning import LightningModule, Trainer
-    from lightning.pytorch.callbacks import Callback
     from torch import nn
     from torch.nn import functional as F
     from torch.utils.data import DataLoader, TensorDataset
@@ -108,7 +104,7 @@ def plain_lightning(steps: int) -> float:
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=LR)
 
-    watch = stopwatch(Callback)
+    watch = stopwatch()
     data = NamesDataModule()
     data.setup("fit")
     loader = DataLoader(TensorDataset(*data.train_set[:]), batch_size=BATCH_SIZE, shuffle=True)
@@ -116,172 +112,123 @@ def plain_lightning(steps: int) -> float:
     return watch.seconds
 
 
-def stopwatch(base: type):
-    class Stopwatch(base):
-        """Seconds from the start of the first epoch to the end of training."""
-
-        def on_train_epoch_start(self, trainer, _):
-            if trainer.current_epoch == 0:
-                self.start = time.perf_counter()
-
-        def on_train_end(self, trainer, _):
-            self.seconds = time.perf_counter() - self.start
-
-    return Stopwatch()
-
-
-def jax_scan(steps: int) -> float:
-    """Only the updates, as one compiled loop. Seconds in it, compiled beforehand."""
-    import jax
-    import jax.numpy as jnp
-
-    from namemlp import NamesDataModule
-
-    data = NamesDataModule()
-    data.setup("fit")
-    x, y = (jnp.asarray(each.numpy().copy()) for each in data.train_set[:])
-    shapes = {"C": (27, 5), "W1": (15, 200), "b1": (200,), "W2": (200, 27), "b2": (27,)}
-    keys = jax.random.split(jax.random.PRNGKey(0), len(shapes))
-    parameters = {name: jax.random.normal(key, shapes[name]) for name, key in zip(shapes, keys, strict=True)}
-
-    def loss_of(p, ix):
-        h = jnp.tanh(p["C"][x[ix]].reshape(len(ix), -1) @ p["W1"] + p["b1"])
-        logits = jax.nn.log_softmax(h @ p["W2"] + p["b2"])
-        return -jnp.take_along_axis(logits, y[ix][:, None], 1).mean()
-
-    def update(p, ix):
-        loss, gradients = jax.value_and_grad(loss_of)(p, ix)
-        return jax.tree.map(lambda w, g: w - LR * g, p, gradients), loss
-
-    run = jax.jit(lambda p, order: jax.lax.scan(update, p, order))
-    order = jax.random.randint(jax.random.PRNGKey(1), (steps, BATCH_SIZE), 0, len(x))
-    jax.block_until_ready(run(parameters, order))
-    start = time.perf_counter()
-    jax.block_until_ready(run(parameters, order))
-    return time.perf_counter() - start
-
-
-CHILDREN = {each.__name__: each for each in (notebook, plain_lightning, jax_scan)}
-
-
-def whole_process(command: list[str], folder: str, threads: int, **variables: str) -> tuple[float, str]:
-    """Seconds of a process and what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **variables}
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(done.stderr)
-    return seconds, done.stdout
-
-
-def child(name: str, steps: int, folder: str, threads: int) -> tuple[float, float]:
-    """Seconds of steps and of the whole process of one of the functions above."""
-    seconds, out = whole_process([__file__, "--child", name, "--steps", str(steps)], folder, threads)
-    return json.loads(out.splitlines()[-1]), seconds
-
-
-def command(folder: str, steps: int, threads: int, cache: str, *more: str) -> tuple[float, float]:
-    """The same of `namemlp fit`, with everything that configs/base.yaml turns on."""
-    fit = ["-m", "namemlp", "fit", "--config", str(ROOT / "configs" / "base.yaml")]
-    fit += ["--trainer.accelerator=cpu", f"--trainer.max_steps={steps}", *more]
-    seconds, out = whole_process(fit, folder, threads, NUMBA_CACHE_DIR=cache)
-    return steps / float(re.findall(r"([\d,]+) steps/s", out)[-1].replace(",", "")), seconds
+CHILDREN = {function.__name__: function for function in (notebook, plain_lightning)}
 
 
 def runs_table(steps: int, rounds: int, threads: int) -> None:
+    """Seconds of whole runs of the notebook's model."""
     times: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
-            where = dict(folder=folder, steps=steps, threads=threads)
-            one_by_one = ("--model.updates_per_block=1",)
+            fit = (folder, steps, threads, cache)
             results = {
-                "the notebook's loop": child("notebook", **where),
-                "plain Lightning, no validation": child("plain_lightning", **where),
-                "namemlp, textbook path": command(folder, steps, threads, cache, *one_by_one),
-                "namemlp, the first run on a machine": command(folder, steps, threads, cache),
-                "namemlp": command(folder, steps, threads, cache),
+                "the notebook's loop": child(__file__, "notebook", steps, folder, threads),
+                "plain Lightning, no validation": child(__file__, "plain_lightning", steps, folder, threads),
+                "namemlp, standard path": command(*fit, "--trainer.strategy=auto"),
+                "namemlp, the first run on a machine": command(*fit, "--trainer.strategy=fused"),
+                "namemlp": command(*fit, "--trainer.strategy=fused"),
             }
-            if importlib.util.find_spec("jax"):
-                results["JAX, lax.scan, updates only"] = child("jax_scan", **where)
         for name, result in results.items():
             times.setdefault(name, []).append(result)
-    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
-    reference = medians["the notebook's loop"]
-    print(f"\n| {steps:,} steps | s | µs a step | ratio | whole process, s | ratio |")
+    reference = medians(times["the notebook's loop"])
+    print(f"\n| {steps:,} steps | s | µs per step | ratio | whole process, s | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, (seconds, whole) in medians.items():
+    for name, rows in times.items():
+        seconds, whole = medians(rows)
         step, ratios = seconds / steps * 1e6, (seconds / reference[0], whole / reference[1])
         print(f"| {name} | {seconds:.2f} | {step:,.1f} | {ratios[0]:.2f} | {whole:.2f} | {ratios[1]:.2f} |")
 
 
+def old_table(old: Path, steps: int, rounds: int, threads: int) -> None:
+    """Seconds of `namemlp fit` of this checkout over those of another one, run in turn."""
+    roots = {"old": old.resolve(), "new": ROOT.resolve()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in roots}
+    print("| round | first | steps: old, s | new, s | new/old | whole process: old, s | new, s | new/old |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+
+    def print_row(number: str, first: str, pairs: list[tuple[float, float, float]]) -> None:
+        cells = [f"{pair[0]:.3f} | {pair[1]:.3f} | {pair[2]:.3f}" for pair in pairs]
+        print(f"| {number} | {first} | {' | '.join(cells)} |", flush=True)
+
+    ratios = []
+    with tempfile.TemporaryDirectory() as cache:
+        for i in range(rounds + 1):
+            order = sorted(roots, reverse=i % 2 == 0)
+            for name in order:
+                with tempfile.TemporaryDirectory() as folder:
+                    result = command(folder, steps, threads, cache, root=roots[name])
+                if i > 0:  # the first round compiles the kernels
+                    times[name].append(result)
+            if i > 0:
+                pairs = list(zip(times["old"][-1], times["new"][-1], strict=True))
+                ratios.append([new / old for old, new in pairs])
+                print_row(str(i), order[0], [(*pair, ratio) for pair, ratio in zip(pairs, ratios[-1], strict=True)])
+    columns = zip(medians(times["old"]), medians(times["new"]), medians(ratios), strict=True)
+    print_row("median", "", list(columns))
+
+
 def sizes_table(rounds: int) -> None:
-    import logging
-    import warnings
-
+    """Microseconds per step by the standard path and by both engines of the fused path, whichever fit would choose."""
     import torch
-    from lightning import Trainer
-    from lightning.pytorch.callbacks import Callback
 
-    from namemlp import NameModule, NamesDataModule, engines
+    from namemlp import FusedStrategy, NameModule, NamesDataModule
+    from namemlp.fast import sgd
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    limit, engines.LARGEST_UPDATE = engines.LARGEST_UPDATE, float("inf")  # blocks also where fit would not take them
-    threads = torch.get_num_threads()
-    off = dict(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, logger=False)
+    silence_lightning()
+    limit, threads = sgd.MAX_STEP_MACS, torch.get_num_threads()
+    # By what limit the fused path takes autograd, or the kernel, for steps of any size.
+    limits = {"autograd": -1, "kernel": float("inf")}
 
-    def microseconds(updates_per_block: int, steps: int, hidden: int, batch: int, context: int) -> float:
+    def microseconds(path: str, steps: int, hidden: int, batch: int, context: int) -> float:
         data = NamesDataModule(context_length=context, batch_size=batch)
         data.setup("fit")
-        model = NameModule(
-            data.vocabulary.characters, context, hidden_size=hidden, init="scaled", updates_per_block=updates_per_block
-        )
-        watch = stopwatch(Callback)
-        Trainer(max_steps=steps, callbacks=[watch], limit_val_batches=0, accelerator="cpu", **off).fit(
-            model, datamodule=data
-        )
-        return watch.seconds / steps * 1e6
+        model = NameModule(data.vocabulary.characters, context, hidden_size=hidden, init="scaled")
+        sgd.MAX_STEP_MACS = limits.get(path, limit)
+        return step_microseconds(model, data, steps, "auto" if path == "standard" else FusedStrategy())
 
-    print(
-        "\n| hidden / batch / context | million multiply-adds | textbook, µs a step | in blocks | ratio | fit takes |"
-    )
-    print("| --- | ---: | ---: | ---: | ---: | --- |")
+    print("\n| hidden / batch / context | million multiply-adds | standard path, µs per step ", end="")
+    print("| fused path: autograd | kernel | kernel / autograd | fit takes |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     sizes = [(hidden, 32, 3) for hidden in (100, 200, 500, 1000, 2000)]
     sizes += [(200, batch, 3) for batch in (128, 512, 1024, 4096)]
     sizes += [(200, 32, context) for context in (8, 16, 32)]
     sizes += [(1000, 512, 3), (1000, 32, 16), (2000, 4096, 3)]
     for hidden, batch, context in sizes:
-        work = 3 * batch * hidden * (27 + 5 * context)
-        steps = int(min(2000, max(10, 3e9 / work)))
-        times = [[microseconds(each, steps, hidden, batch, context) for each in (1, 500)] for _ in range(rounds)]
-        textbook, in_blocks = (statistics.median(column) for column in zip(*times, strict=True))
-        taken = "textbook" if work * (threads - 1) > limit * threads else "blocks"
-        print(f"| {hidden:,} / {batch:,} / {context} | {work / 1e6:,.1f} | {textbook:,.0f} | {in_blocks:,.0f} ", end="")
-        print(f"| {in_blocks / textbook:.2f} | {taken} |", flush=True)
+        macs = 3 * batch * hidden * (27 + 5 * context)  # per step
+        steps = int(min(2000, max(10, 3e9 / macs)))
+        standard, autograd, kernel = medians(
+            [
+                [microseconds(path, steps, hidden, batch, context) for path in ("standard", "autograd", "kernel")]
+                for _ in range(rounds)
+            ]
+        )
+        choice = "autograd" if macs * (threads - 1) > limit * threads else "kernel"
+        print(f"| {hidden:,} / {batch:,} / {context} | {macs / 1e6:,.1f} | {standard:,.0f} | {autograd:,.0f} ", end="")
+        print(f"| {kernel:,.0f} | {kernel / autograd:.2f} | {choice} |", flush=True)
+    sgd.MAX_STEP_MACS = limit
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = make_parser(__doc__, steps=50_000, rounds=3, threads=THREADS)
     parser.add_argument("--sizes-only", action="store_true", help="the second table only")
-    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    parser.add_argument("--old", type=Path, help="checkout of another commit to compare this one with")
+    parser.add_argument("--child", choices=CHILDREN, help="one contender of the first table, in this process")
     args = parser.parse_args()
     if args.child:
         print(json.dumps(CHILDREN[args.child](args.steps)))
         return
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    if not args.sizes_only:
+    if args.old:
+        old_table(args.old, args.steps, args.rounds, args.threads)
+    elif not args.sizes_only:
         runs_table(args.steps, args.rounds, args.threads)
-    sizes_table(args.rounds)
+    if not args.old:
+        sizes_table(args.rounds)
     import lightning
     import torch
 
-    print(
-        f"\n{args.threads} threads, torch {torch.__version__}, lightning {lightning.__version__}, {platform.platform()}"
-    )
+    versions = f"torch {torch.__version__}, lightning {lightning.__version__}, {platform.platform()}"
+    print(f"\n{args.threads} threads, {args.rounds} rounds, {versions}")
 
 
 if __name__ == "__main__":

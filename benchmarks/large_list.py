@@ -1,19 +1,18 @@
-"""A list of ten million names, drawn from a model of the bundled list: from the file to training, and an update on it.
+"""A list of ten million names, drawn from a model of the bundled list: from the file to training, and a step on it.
 
-    python benchmarks/large_list.py [--names 10000000] [--path LIST] [--rounds 3]
+    python benchmarks/large_list.py [--names 10000000] [--path LIST] [--rounds 3] [--steps 200000]
 
-Prints seconds and peak memory of a first and a second start, each a process of its own, and then what an update costs
+Prints seconds and peak memory of a first and a second start, each a process of its own, and then what a step costs
 beside one on the bundled list, in turn.
 """
 
-import argparse
 import json
 import os
 import statistics
 import tempfile
 from pathlib import Path
 
-from fit import command, whole_process
+from harness import THREADS, command, make_parser, whole_process
 
 # Memory above that of the interpreter with everything imported, at its highest.
 START = """
@@ -29,28 +28,24 @@ data = NamesDataModule(sys.argv[1])
 data.setup("fit")
 ready = time.perf_counter() - start, peak() - imported
 next(iter(data.train_dataloader()))
-print(json.dumps([*ready, time.perf_counter() - start, peak() - imported, len(data.corpus), len(data.corpus.ids)]))
+sizes = data.splits.num_names, len(data.splits.ids)
+print(json.dumps([*ready, time.perf_counter() - start, peak() - imported, *sizes]))
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", type=int, default=10_000_000)
-    parser.add_argument("--path", help="a list that there is already")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = make_parser(__doc__, names=10_000_000, rounds=3, steps=200_000, threads=THREADS)
+    parser.add_argument("--path", help="an existing list to use instead")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path, threads = os.path.abspath(args.path or Path(folder) / "names.txt"), args.threads
         if not args.path:
-            command(folder, 50_000, threads, folder)
+            command(folder, min(50_000, args.steps), threads, folder)
             sample = ["--ckpt_path", "last", "--num_names", str(args.names), "--seed", "1", "--output", path]
             whole_process(["-m", "namemlp", "sample", *sample], folder, threads)
-        kept = list(Path(path).parent.glob(f".{Path(path).name}.*.pt"))
-        for file in kept:
-            file.unlink()
+        Path(path).with_name(f".{Path(path).name}.splits.pt").unlink(missing_ok=True)  # the cache
 
-        print("| start | ready, s | peak, bytes a character | first batch, s | peak, bytes a character |")
+        print("| start | ready, s | peak, bytes per character | first batch, s | peak, bytes per character |")
         print("| --- | ---: | ---: | ---: | ---: |")
         for start in ("first", "second"):
             _, out = whole_process(["-c", START, path], folder, threads)
@@ -60,16 +55,20 @@ def main() -> None:
         print(f"\n{names:,} names of {size:,} characters, {threads} threads\n")
 
         lists: dict[str, list[str]] = {"bundled": [], "large": ["--data.path", path]}
-        quiet = ["--trainer.limit_val_batches=2", "--trainer.val_check_interval=50000", "--trainer.logger=false"]
+        quiet = [
+            "--trainer.limit_val_batches=2",
+            f"--trainer.val_check_interval={max(1, args.steps // 4)}",
+            "--trainer.logger=false",
+        ]
         times: dict[str, list[float]] = {name: [] for name in lists}
         for i in range(args.rounds):
             for name in sorted(lists, reverse=i % 2 == 0):
-                seconds, _ = command(folder, 200_000, threads, folder, *lists[name], *quiet)
-                times[name].append(seconds / 200_000 * 1e6)
-        print("| list | µs an update | ratio |\n| --- | ---: | ---: |")
+                seconds, _ = command(folder, args.steps, threads, folder, *lists[name], *quiet)
+                times[name].append(seconds / args.steps * 1e6)
+        print("| list | µs per step | ratio |\n| --- | ---: | ---: |")
         reference = statistics.median(times["bundled"])
-        for name, each in times.items():
-            print(f"| {name} | {statistics.median(each):.1f} | {statistics.median(each) / reference:.2f} |")
+        for name, values in times.items():
+            print(f"| {name} | {statistics.median(values):.1f} | {statistics.median(values) / reference:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """The search behind configs/tuned.yaml: what was tried, each as a change of that file, and its validation loss.
 
-    python benchmarks/search.py LIST [--only PART OF A NAME] >> benchmarks/search.md
+    python benchmarks/search.py LIST [--only PART OF A NAME] [MORE ARGUMENTS OF fit ...] >> benchmarks/search.md
 
 Prints a line of a Markdown table for each trial. The test split is not looked at.
 """
 
-import argparse
 import os
 import tempfile
 
-from fit import ROOT, whole_process
+from harness import THREADS, final_losses, fit_arguments, make_parser, whole_process
 
 
 def steps(count: int) -> list[str]:
@@ -20,48 +19,45 @@ def rate(value: float) -> list[str]:
     return [f"--optimizer.lr={value}", f"--lr_scheduler.max_lr={value}"]
 
 
-def shape(hidden: int, dropout: float, updates: int = 12_000, peak: float = 0.003, decay: float = 0.0) -> list[str]:
+def shape(hidden: int, dropout: float, num_steps: int = 12_000, peak: float = 0.003, decay: float = 0.0) -> list[str]:
     settings = [f"--model.hidden_size={hidden}", f"--model.dropout={dropout}", f"--optimizer.weight_decay={decay}"]
-    return [*settings, *steps(updates), *rate(peak)]
+    return [*settings, *steps(num_steps), *rate(peak)]
 
 
 TRIALS = {
-    "400 units, dropout 0.2, 12,000 updates, weight decay 0.01": shape(400, 0.2, decay=0.01),
+    "400 units, dropout 0.2, 12,000 steps, weight decay 0.01": shape(400, 0.2, decay=0.01),
     "the same, averaged weights (EMA 0.999)": [
         *shape(400, 0.2, decay=0.01),
         "--trainer.callbacks=lightning.pytorch.callbacks.EMAWeightAveraging",
         "--trainer.callbacks.decay=0.999",
     ],
-    "800 units, dropout 0.3, 12,000 updates": shape(800, 0.3),
+    "800 units, dropout 0.3, 12,000 steps": shape(800, 0.3),
     "the same, weight decay 0.1": shape(800, 0.3, decay=0.1),
     "the same, context 7": [*shape(800, 0.3), "--model.context_length=7"],
     "the same, context 10": [*shape(800, 0.3), "--model.context_length=10"],
     "the same, embedding 48": [*shape(800, 0.3), "--model.embedding_dim=48"],
-    "the same, batch 256 and 24,000 updates": [*shape(800, 0.3, 24_000), "--data.batch_size=256"],
-    "1,600 units, dropout 0.4, 12,000 updates, peak rate 0.002": shape(1600, 0.4, peak=0.002),
-    "1,600 units, dropout 0.4, 24,000 updates, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
-    "1,600 units, dropout 0.5, 24,000 updates, peak rate 0.002": shape(1600, 0.5, 24_000, peak=0.002),
+    "the same, batch 256 and 24,000 steps": [*shape(800, 0.3, 24_000), "--data.batch_size=256"],
+    "1,600 units, dropout 0.4, 12,000 steps, peak rate 0.002": shape(1600, 0.4, peak=0.002),
+    "1,600 units, dropout 0.4, 24,000 steps, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
+    "1,600 units, dropout 0.5, 24,000 steps, peak rate 0.002": shape(1600, 0.5, 24_000, peak=0.002),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=THREADS)
     parser.add_argument("list")
     parser.add_argument("--only", default="", help="a part of the names of those to try")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    args = parser.parse_args()
-    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("base", "tuned")]
+    args, more = parser.parse_known_args()
     data = [f"--data.path={os.path.abspath(args.list)}", "--data.shuffles=3"]
     for name, changes in TRIALS.items():
         if args.only not in name:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            fit = ["-m", "namemlp", "fit", *configs, *data, "--trainer.logger=false", *changes]
+            settings = [*data, "--trainer.logger=false", *changes, *more]
+            fit = fit_arguments(*settings, configs=("base", "tuned"))
             seconds, out = whole_process(fit, folder, args.threads)
-        train, val = (
-            next(line.split()[2] for line in out.splitlines() if line.startswith(split)) for split in ("train ", "val ")
-        )
-        print(f"| {name} | {train} | {val} | {seconds:.0f} |", flush=True)
+        losses = final_losses(out)
+        print(f"| {name} | {losses['train']:.4f} | {losses['val']:.4f} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
