@@ -10,6 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from namemlp import NameModule
 from namemlp.__main__ import main
 
 # Small settings with which a whole fit takes a moment; an epoch of the list below is 12 steps.
@@ -18,6 +19,29 @@ SMALL_LIST = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "zoë", "Jü
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("many", max_examples=10_000, deadline=None)
+
+
+class OneCycle(NameModule):
+    """A schedule whose length is read where Lightning drops a loader's state."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Manual(NameModule):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        loss = self.loss(*batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
 
 
 def curves(run):

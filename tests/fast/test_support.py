@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from namemlp import FusedStrategy, NameModule, NamesDataModule
 from namemlp.fast.support import runs_in_blocks, unsupported_reason
 from namemlp.runs import FinalValidation, LastCheckpoint
-from tests.conftest import leaves
+from tests.conftest import Manual, leaves
 from tests.fast.helpers import COMPILED, NO_FILES, QUIET, STANDARD, K, assert_same_weights, curves, logged, strategy
 
 
@@ -98,18 +98,6 @@ class OtherNetwork(NameModule):
 class OtherLoss(NameModule):
     def loss(self, x, y):
         return 2 * super().loss(x, y)
-
-
-class Manual(NameModule):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(*batch))
-        optimizer.step()
 
 
 class StepPlateau(NameModule):

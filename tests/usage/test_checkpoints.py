@@ -13,18 +13,8 @@ from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 
 from namemlp import NameModule, NamesDataModule, UserError
+from tests.conftest import OneCycle
 from tests.usage.conftest import EPOCH, is_equal, make_data, make_module, make_trainer, plain_loaders, weights
-
-
-class OneCycle(NameModule):
-    """A schedule whose length is read where Lightning drops a loader's state."""
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
-        steps = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
 
 KINDS = {
     "sgd": (NameModule, {}),

@@ -8,6 +8,7 @@ from lightning import Callback
 from torch import nn
 
 from namemlp import NameModule, NamesDataModule
+from tests.conftest import Manual
 from tests.usage.conftest import EPOCH, is_equal, make_data, make_module, make_trainer, weights
 
 
@@ -78,19 +79,6 @@ class Plateau(NameModule):
 class NoOptimizer(NameModule):
     def configure_optimizers(self):
         return None
-
-
-class Manual(NameModule):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        loss = self.loss(*batch)
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
 
 class TwoOptimizers(Manual):
