@@ -1,59 +1,46 @@
 """Character-level name models with PyTorch Lightning."""
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from namemlp.datamodule import NamesDataModule
-    from namemlp.errors import UserError
-    from namemlp.module import NameModule
-    from namemlp.network import NameMLP
-    from namemlp.vocabulary import Vocabulary
+    from namemlp.datamodule import NamesDataModule as NamesDataModule
+    from namemlp.errors import UserError as UserError
+    from namemlp.fast import FusedDDPStrategy as FusedDDPStrategy
+    from namemlp.fast import FusedStrategy as FusedStrategy
+    from namemlp.module import NameModule as NameModule
+    from namemlp.network import NameMLP as NameMLP
+    from namemlp.vocabulary import Vocabulary as Vocabulary
 
 __version__ = "0.2.0"
-__all__ = [
-    "FusedDDPStrategy", "FusedStrategy", "NameMLP", "NameModule", "NamesDataModule", "UserError", "Vocabulary",
-]  # fmt: skip
-
-# The networks that have a name, and where each is found.
-NETWORKS = {"mlp": "namemlp.network.NameMLP"}
+NETWORKS = {"mlp": "namemlp.network.NameMLP"}  # those that have a name, and where each is found
 # What a wing does for the core, where there is that wing: the core itself knows none.
 PLUGS = {"check_checkpoint": "namemlp.runs", "load_or_make": "namemlp.runs"}
 
 
-def plug(name: str) -> Callable | None:
-    """The function of a wing that the core works with, or None where that wing is missing."""
+def plug(name: str) -> Callable | None:  # the function of a wing, or None where that wing is missing
     is_there = importlib.util.find_spec(PLUGS[name]) is not None
     return getattr(importlib.import_module(PLUGS[name]), name) if is_there else None
 
 
-def lazy_exports(package: str, modules: dict[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names, {name: module}, are imported on first use."""
+def lazy_exports(package: str, modules: dict[str, str]) -> tuple[Callable[[str], Any], list[str]]:
+    """The `__getattr__` and `__all__` of a package, from {module: its public names}, imported on first use."""
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name not in modules:
+        if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
 
-    return get
+    return get, list(module_of)
+
+
+# Lazily, so that sampling needs no Lightning, and the core works without the wings.
+_MODULES = {"fast": "FusedDDPStrategy FusedStrategy", "network": "NameMLP", "module": "NameModule"}
+_MODULES |= {"datamodule": "NamesDataModule", "errors": "UserError", "vocabulary": "Vocabulary"}
+__getattr__, __all__ = lazy_exports(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-# Lazily, so that sampling needs no Lightning, and the core works without the wings.
-__getattr__ = lazy_exports(
-    __name__,
-    dict(
-        FusedDDPStrategy="fast",
-        FusedStrategy="fast",
-        NameMLP="network",
-        NameModule="module",
-        NamesDataModule="datamodule",
-        UserError="errors",
-        Vocabulary="vocabulary",
-    ),
-)

@@ -1,7 +1,6 @@
 """`python -m namemlp` and the console script."""
 
 import gc
-import importlib
 import logging
 import os
 import signal
@@ -23,22 +22,17 @@ def run_with_trainer() -> None:
     gc.freeze()  # what is imported stays: neither later collections nor the end of the process look at it
     gc.enable()
     # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
-    for package in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(package).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # where it is asked for
-    ours = logging.getLogger("namemlp")
-    ours.setLevel(logging.INFO)
-    ours.handlers = [logging.StreamHandler(sys.stdout)]
-    # None of these applies: a batch is read in microseconds; a run is resumed in its own folder, also where that has
-    # been moved; the deprecation is between Lightning and torch; the states of a run's callbacks are of no use to test;
-    # curves count steps from one epoch to the next.
-    for message in (
-        ".*does not have many workers",
-        "Checkpoint directory .* exists and is not empty",
-        "The dirpath has changed",
-        "The number of training batches .* is smaller than the logging interval",
-        ".*LeafSpec",
-        "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
+    for name, level in (("lightning.pytorch", "WARNING"), ("lightning.fabric", "WARNING"), ("namemlp", "INFO")):
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel("INFO")  # where it is asked for
+    logging.getLogger("namemlp").handlers = [logging.StreamHandler(sys.stdout)]
+    for message in (  # warnings that do not apply
+        ".*does not have many workers",  # a batch is read in microseconds
+        "Checkpoint directory .* exists and is not empty",  # a run is resumed in its own folder
+        "The dirpath has changed",  # a run's folder may be moved
+        "The number of training batches .* is smaller than the logging interval",  # which counts on over epochs
+        ".*LeafSpec",  # a deprecation between Lightning and torch
+        "Be aware that when using `ckpt_path`, callbacks",  # whose states are of no use to test
     ):
         warnings.filterwarnings("ignore", message)
     # TensorBoard's thread that writes the curves: what stops it is raised again by the next point or flush.
@@ -54,16 +48,19 @@ def run_with_trainer() -> None:
             torch.distributed.destroy_process_group()
 
 
-def run() -> None:
-    """Run the subcommand that the command line names."""
-    command = sys.argv[1] if len(sys.argv) > 1 else None
+def main() -> None:
+    """The console script: run the subcommand that the command line names."""
     try:
-        if command in ("sample", "plot"):  # which need no Lightning, and start in half the time
+        if sys.argv[1:2] in (["sample"], ["plot"]):  # which need no Lightning, and start in half the time
             from namemlp.commands.parser import run_command
 
-            run_command(getattr(importlib.import_module(f"namemlp.commands.{command}"), command), sys.argv[2:])
+            run_command(*sys.argv[1:])
         else:
             run_with_trainer()
+    except (KeyboardInterrupt, SystemExit) as end:
+        if KeyboardInterrupt in (type(end), type(end.__context__)):  # which Lightning makes exit code 1
+            sys.exit(128 + signal.SIGINT)
+        raise
     except BrokenPipeError:  # whoever reads the pipe, head for one, has all it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -71,18 +68,6 @@ def run() -> None:
         from namemlp.commands.parser import fail
 
         fail(str(error))
-
-
-def main() -> None:
-    """The console script."""
-    try:
-        run()
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning has made exit code 1
-            sys.exit(128 + signal.SIGINT)
-        raise
 
 
 if __name__ == "__main__":

@@ -14,14 +14,9 @@ class NameCLI(LightningCLI):
     """fit, validate, test and predict; optimizer and lr_scheduler become settings of the model, for its checkpoints."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(
-            NameModule,
-            NamesDataModule,
-            seed_everything_default=2147483647,
-            load_from_checkpoint_support=False,  # NameModule keeps what it needs in its checkpoints itself
-            auto_configure_optimizers=False,
-            **settings,
-        )
+        # NameModule keeps what it needs in its checkpoints itself.
+        settings |= dict(load_from_checkpoint_support=False, auto_configure_optimizers=False)
+        super().__init__(NameModule, NamesDataModule, seed_everything_default=2147483647, **settings)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_optimizer_args((Optimizer,))

@@ -24,10 +24,7 @@ NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surroga
 
 
 def read_names(path: str | None = None, lowercase: bool = False) -> list[str]:
-    """The names of a UTF-8 list, one per line, from a path or an fsspec URL; None: the bundled list.
-
-    Raises: UserError: the list cannot be read, holds no name, or has lines that are no names.
-    """
+    """The names of a UTF-8 list, one per line, a path or an fsspec URL; None: the bundled list. Raises: UserError."""
     source = BUNDLED if path is None else str(path)
     if "reference:" in source:  # a file of that protocol can stand for any number of bytes
         raise UserError(f"{source}: the protocol reference is not supported; data.path takes a list of names")
@@ -113,8 +110,7 @@ def encode_names(names: Sequence[str], vocabulary: Vocabulary, source: str) -> n
     return np.concatenate(parts) if parts else np.zeros(0, vocabulary.dtype)
 
 
-def _texts(names: Sequence[str]) -> Iterator[str]:
-    """Names with an end mark after each, many in one text."""
+def _texts(names: Sequence[str]) -> Iterator[str]:  # names with an end mark after each, many in one text
     for start in range(0, len(names), CHUNK_NAMES):
         yield END.join([*names[start : start + CHUNK_NAMES], ""])
 
@@ -138,21 +134,17 @@ class Splits:  # what training takes from a list
 def make_splits(
     names: list[str], vocabulary: Vocabulary | None, split: Sequence[float], seed: int, shuffles: int, source: str
 ) -> Splits:
-    """Shuffle and split a list; a vocabulary of None is that of the list.
-
-    Raises: UserError: as `split_points`, `encode_names` and `Vocabulary`.
-    """
-    if vocabulary is None:
-        try:
-            vocabulary = Vocabulary.from_names(names)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from error
-    val_start, test_start = split_points(len(names), split)
+    """Shuffle and split a list; a vocabulary of None is that of the list. Raises: UserError: it cannot be split."""
+    try:
+        vocabulary = vocabulary or Vocabulary.from_names(names)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    points = split_points(len(names), split)
     sha256, hashes = hashlib.sha256(), np.sort(hash_names(names))
     hashes = hashes[np.diff(hashes, prepend=hashes[0] - 1) != 0]  # ten times as fast as np.unique
     for text in _texts(names):
         sha256.update(text.encode())
     ids = encode_names(shuffle_names(names, seed, shuffles), vocabulary, source)
     ends = np.flatnonzero(ids == 0) + 1  # behind each name
-    starts = (int(ends[start - 1]) if start else 0 for start in (val_start, test_start))
+    starts = (int(ends[point - 1]) if point else 0 for point in points)
     return Splits(ids, *starts, vocabulary.characters, len(names), sha256.hexdigest(), hashes)

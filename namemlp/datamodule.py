@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import namemlp
 from namemlp.corpus import BUNDLED, Splits, check_split, encode_names, make_splits, read_names
-from namemlp.errors import check_at_least
+from namemlp.errors import check_range
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import ContextDataset, EpochSampler, TrainingLoader, collate
 
@@ -19,8 +19,8 @@ from namemlp.windows import ContextDataset, EpochSampler, TrainingLoader, collat
 class NamesDataModule(LightningDataModule):
     """A list of names, split 80/10/10, as contexts of T characters and the character that follows.
 
-    After `setup("fit")` (or "validate", "test") `train_set`, `val_set` and `test_set` are `ContextDataset`s in the
-    order of the shuffled list; after `setup("predict")` `predict_set` is the whole list in its own order.
+    After `setup` these are `ContextDataset`s: `train_set`, `val_set` and `test_set` in the order of the shuffled list;
+    for "predict" `predict_set`, the whole list in its own order.
 
     Args:
         path: list of names, one per line, UTF-8: a local path or an fsspec URL; null: the bundled list
@@ -56,8 +56,8 @@ class NamesDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check_at_least(0, shuffles=shuffles, num_workers=num_workers)
-        check_at_least(1, context_length=context_length, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_range(0, shuffles=shuffles, num_workers=num_workers)
+        check_range(1, context_length=context_length, batch_size=batch_size, eval_batch_size=eval_batch_size)
 
     @property
     def source(self) -> str:  # what the list is called in messages
@@ -74,15 +74,14 @@ class NamesDataModule(LightningDataModule):
 
     @cached_property
     def splits(self) -> Splits:
-        hparams, given = self.hparams, self.hparams.vocabulary
+        given = self.hparams.vocabulary
+        settings = {name: self.hparams[name] for name in ("split", "split_seed", "shuffles")}  # in this order
 
         def make(vocabulary: Vocabulary | None = None) -> Splits:
-            settings = hparams.split, hparams.split_seed, hparams.shuffles
-            return make_splits(self.names, vocabulary, *settings, self.source)
+            return make_splits(self.names, vocabulary, *settings.values(), self.source)
 
         if load_or_make := namemlp.plug("load_or_make"):
-            settings = {name: hparams[name] for name in ("lowercase", "split", "split_seed", "shuffles")}
-            splits = load_or_make(hparams.path, settings, make)
+            splits = load_or_make(self.hparams.path, {**settings, "lowercase": self.hparams.lowercase}, make)
             if given in (None, splits.characters):
                 return splits
         return make(given and Vocabulary(given))
@@ -116,17 +115,15 @@ class NamesDataModule(LightningDataModule):
     def evaluation_loader(self, examples: ContextDataset, is_shared: bool = True) -> DataLoader:
         """All examples of a set in their order, in large batches; the processes of a Trainer share them, or not."""
         sampler = None
-        if self.trainer and self.trainer.world_size > 1:
+        if self.trainer and (count := self.trainer.world_size) > 1:
             # Not torch's own sampler, which the Trainer would take: it evaluates some examples twice.
-            is_shared = is_shared and self.trainer.world_size <= len(examples)
-            share = (self.trainer.world_size, self.trainer.global_rank) if is_shared else (1, 0)
+            share = (count, self.trainer.global_rank) if is_shared and count <= len(examples) else (1, 0)
             sampler = UnrepeatedDistributedSampler(examples, *share, shuffle=False)
-        # All arguments by name: the Trainer builds the loader of predict again, and passes what it changes by name.
-        batch_size = self.hparams.eval_batch_size
-        return DataLoader(examples, sampler=sampler, batch_size=batch_size, **self._loader_settings)
+        # All but the dataset by name: the Trainer builds the loader of predict again, and passes its changes by name.
+        return DataLoader(examples, sampler=sampler, batch_size=self.hparams.eval_batch_size, **self._loader_settings)
 
     @property
     def _loader_settings(self) -> dict[str, Any]:
         # A generator of their own, because loaders else draw a seed for their workers from the generator of dropout.
-        settings, workers = dict(collate_fn=collate, generator=torch.Generator()), self.hparams.num_workers
-        return dict(**settings, num_workers=workers, persistent_workers=workers > 0)
+        workers = dict(num_workers=self.hparams.num_workers, persistent_workers=self.hparams.num_workers > 0)
+        return dict(**workers, collate_fn=collate, generator=torch.Generator())

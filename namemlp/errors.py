@@ -10,8 +10,8 @@ def shorten(text: str, max_length: int = 300) -> str:  # a text from elsewhere, 
     return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
-def check_at_least(minimum: float, **settings: float | None) -> None:
-    """Raise a UserError for the first of the settings that is below the minimum."""
+def check_range(low: float, high: float = float("inf"), rule: str = "at least {}", **settings: float | None) -> None:
+    """Raise a UserError, which tells the rule, for the first of the settings that is given and not in [low, high)."""
     for name, value in settings.items():
-        if value is not None and value < minimum:
-            raise UserError(f"{name} is {value}: it must be at least {minimum}")
+        if value is not None and not low <= value < high:
+            raise UserError(f"{name} is {value}: it must be {rule.format(low)}")

@@ -1,7 +1,4 @@
-"""Every private name of Lightning, torch and Numba that the package uses, as read in Lightning 2.6.6 and torch 2.13.
-
-Here are also the uses of a Trainer's progress counters that are not in `resume.py`.
-"""
+"""Every private name of Lightning, torch and Numba in the package, as read in Lightning 2.6.6 and torch 2.13."""
 
 from typing import Any
 
@@ -14,16 +11,16 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def count_steps(trainer: Any, steps: int, scheduler_steps: int) -> None:
-    """Tell a Trainer that is about to fetch a batch that it has passed as many whole batches more."""
+def count_steps(trainer: Any, steps: int, scheduler_steps: int) -> int:
+    """Tell a Trainer about to fetch a batch that it has passed so many more; returns the x of the first in self.log."""
     epoch_loop = trainer.fit_loop.epoch_loop
-    epoch_loop.batch_progress.increment_by(steps)
-    optimizer_progress = epoch_loop.automatic_optimization.optim_progress.optimizer
-    optimizer_progress.step.increment_by(steps)
-    optimizer_progress.zero_grad.increment_by(steps)
+    optimizer = epoch_loop.automatic_optimization.optim_progress.optimizer
+    for progress in (epoch_loop.batch_progress, optimizer.step, optimizer.zero_grad):
+        progress.increment_by(steps)
     epoch_loop.scheduler_progress.increment_by(scheduler_steps)
-    epoch_loop._batches_that_stepped += steps  # the x axis of self.log
     trainer.fit_loop._data_fetcher.fetched += steps  # by which the Trainer knows the last batch of an epoch
+    epoch_loop._batches_that_stepped += steps  # the x axis of self.log
+    return epoch_loop._batches_that_stepped - steps
 
 
 def batches_ready(trainer: Any) -> tuple[int, int]:  # the batches that a Trainer has begun: in this epoch, and in all
@@ -31,19 +28,13 @@ def batches_ready(trainer: Any) -> tuple[int, int]:  # the batches that a Traine
     return progress.current.ready, progress.total.ready
 
 
-def logged_step(trainer: Any) -> int:  # where the point of the next step stands on the x axis of self.log
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
 def log_step(trainer: Any) -> None:  # in `on_train_batch_end`, after which the Trainer does it once more
     trainer._logger_connector.update_train_step_metrics()
 
 
 def restore_logged_step(trainer: Any) -> None:
-    """Have the x axis of self.log continue at the step of the Trainer, whatever Lightning adds when it is resumed.
-
-    It adds 1 in `_TrainingEpochLoop.reset`, or in `on_advance_end` after a validation that it does not repeat.
-    """
+    """Have the x axis of self.log continue at the Trainer's step, whatever Lightning adds when it is resumed."""
+    # It adds 1 in `_TrainingEpochLoop.reset`, or in `on_advance_end` after a validation that it does not repeat.
     loop = trainer.fit_loop.epoch_loop
     will_add_one = validation_is_next(trainer) if loop.restarted_on_last else not is_accumulating(trainer)
     if trainer.lightning_module.automatic_optimization:
@@ -78,12 +69,9 @@ def is_compiled(module: nn.Module) -> bool:  # whether `torch.compile(module)` o
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is called at the forward or backward of a module, its submodules or its parameters."""
-    submodules, parameters = list(module.modules()), list(module.parameters())
-    return (
-        _has_any_global_hook()
-        or any(getattr(submodule, hooks) for submodule in submodules for hooks in HOOKS)
-        or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
-    )
+    has_some = any(getattr(submodule, hooks) for submodule in module.modules() for hooks in HOOKS)
+    has_some |= any(p._backward_hooks or p._post_accumulate_grad_hooks for p in module.parameters())
+    return has_some or _has_any_global_hook()
 
 
 def is_step_watched(optimizer: Optimizer) -> bool:

@@ -14,8 +14,8 @@ from torchmetrics import MeanMetric
 import namemlp
 from namemlp import sampling
 from namemlp.corpus import hash_names
-from namemlp.errors import UserError, check_at_least, shorten
-from namemlp.network import build_network, eval_mode
+from namemlp.errors import UserError, check_range, shorten
+from namemlp.network import build_network, check_context_length, eval_mode
 from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
 from namemlp.resume import correct_counters, get_rng_states, restore_rng_states
 from namemlp.vocabulary import Vocabulary
@@ -58,11 +58,9 @@ class NameModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.hparams.vocabulary = str(vocabulary)
-        check_at_least(1, context_length=context_length, embedding_dim=embedding_dim, hidden_size=hidden_size)
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout is {dropout}: it must be from 0 to below 1")
-        if not 0 <= init_seed < 2**63:
-            raise UserError(f"init_seed is {init_seed}: it must be from 0 to 2**63 - 1")
+        check_range(1, context_length=context_length, embedding_dim=embedding_dim, hidden_size=hidden_size)
+        check_range(0, 1, "from 0 to below 1", dropout=dropout)
+        check_range(0, 2**63, "from 0 to 2**63 - 1", init_seed=init_seed)
         self.vocabulary = Vocabulary(str(vocabulary))
         self.network = build_network(self.hparams)
         self._metrics: dict[tuple[str, int], Any] = {}  # of each split and loader, new for each evaluation
@@ -71,11 +69,7 @@ class NameModule(LightningModule):
         self._rng_states: Any = []  # of the checkpoint that a run is resumed from
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T) -> (B, V)
-        if x.shape[-1] != self.hparams.context_length:
-            raise UserError(
-                f"the data has contexts of {x.shape[-1]} characters but the model of {self.hparams.context_length}: "
-                "give both the same context_length"
-            )
+        check_context_length(x, self.hparams.context_length)
         return self.network(x)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -85,8 +79,7 @@ class NameModule(LightningModule):
         loss = self.loss(*batch)
         if self.trainer.world_size > 1 and isinstance(self._train_sampler, EpochSampler):
             loss = loss * self._train_sampler.loss_weight(batch_idx)  # the last batches may be of unequal size
-        self._window = self._window[: batch_idx % self.trainer.accumulate_grad_batches]
-        self._window.append(loss.detach())
+        self._window = [*self._window[: batch_idx % self.trainer.accumulate_grad_batches], loss.detach()]
         self.log_train_loss(self._window[0] if len(self._window) == 1 else torch.stack(self._window).mean())
         if any(optimizer.param_groups for optimizer in self.trainer.optimizers[:1]):
             self.log("lr", torch.tensor(learning_rate(self.trainer), dtype=torch.float64))
@@ -128,8 +121,7 @@ class NameModule(LightningModule):
         return build_optimizer(self, self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
 
     def configure_callbacks(self) -> list[Callback]:
-        is_there = any(isinstance(callback, RunChecks) for callback in self.trainer.callbacks)
-        return [] if is_there else [RunChecks()]
+        return [] if any(isinstance(callback, RunChecks) for callback in self.trainer.callbacks) else [RunChecks()]
 
     @property
     def _train_sampler(self) -> Any:
@@ -155,18 +147,15 @@ class NameModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "NameModule":
-        """The model of a checkpoint, a path or a file object; nothing in it is run, unless `weights_only=False`.
-
-        Raises: UserError: it is damaged, is not such a checkpoint, or is made to do harm.
-        """
+        """The model of a checkpoint (a path or file object); runs nothing in it unless `weights_only=False`."""
         settings = {"weights_only": True, **kwargs}
         if settings["weights_only"] is not False and (check := namemlp.plug("check_checkpoint")):
             check(checkpoint_path, is_name_module=cls is NameModule)
         try:
             return super().load_from_checkpoint(checkpoint_path, *args, **settings)
         except RuntimeError as error:
-            reason = shorten(str(error))
-            raise UserError(f"{checkpoint_path} does not hold the weights of its model: {reason}") from error
+            text = f"{checkpoint_path} does not hold the weights of its model: {shorten(str(error))}"
+            raise UserError(text) from error
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss (in nats), perplexity, bits per character, top-1 and top-5 accuracy over the batches of this process."""
@@ -214,8 +203,7 @@ def split_metrics(device: torch.device, **settings: Any) -> dict[str, Mean]:
     return {name: kind(**settings).set_dtype(torch.float32).to(device) for name, kind in kinds.items()}
 
 
-def update_metrics(metrics: dict[str, Mean], logits: Tensor, y: Tensor) -> None:
-    """Add (B, V) logits and (B,) next characters."""
+def update_metrics(metrics: dict[str, Mean], logits: Tensor, y: Tensor) -> None:  # (B, V) and (B,) next characters
     logits = logits.float()  # half precision would round the loss to three digits
     losses = F.cross_entropy(logits, y, reduction="none")
     rank = (logits > logits.gather(1, y[:, None])).sum(1)  # of the next character among all, from 0

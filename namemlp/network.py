@@ -36,7 +36,7 @@ class NameMLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.context_length, self.dropout = context_length, dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.hidden = nn.Linear(context_length * embedding_dim, hidden_size)
         self.output = nn.Linear(hidden_size, vocabulary_size)
@@ -44,14 +44,11 @@ class NameMLP(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, init: str, generator: torch.Generator) -> None:
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator)
-
         # The notebook's order and shapes: C, W1, b1, W2, b2; a Linear keeps W transposed.
-        self.embedding.weight.copy_(normal(*self.embedding.weight.shape))
+        self.embedding.weight.copy_(torch.randn(self.embedding.weight.shape, generator=generator))
         for linear in (self.hidden, self.output):
-            linear.weight.copy_(normal(linear.in_features, linear.out_features).T)
-            linear.bias.copy_(normal(linear.out_features))
+            linear.weight.copy_(torch.randn(linear.in_features, linear.out_features, generator=generator).T)
+            linear.bias.copy_(torch.randn(linear.out_features, generator=generator))
         if init == "scaled":
             for linear, activation in ((self.hidden, "tanh"), (self.output, "linear")):
                 linear.weight.mul_(nn.init.calculate_gain(activation) / linear.in_features**0.5)
@@ -66,21 +63,22 @@ class NameMLP(nn.Module):
         return self.output(hidden)  # (B, V) logits
 
 
+def check_context_length(x: Tensor, context_length: int) -> None:
+    if x.shape[-1] != context_length:
+        what = f"the data has contexts of {x.shape[-1]} characters but the model of {context_length}"
+        raise UserError(f"{what}: give both the same context_length")
+
+
 def build_network(hparams: dict[str, Any]) -> nn.Module:
-    """The network of a `NameModule` with these hyperparameters: (B, T) ids -> (B, V) logits.
-
-    A class of one's own takes the vocabulary size, the context length and its init_args.
-
-    Raises: UserError: there is no such network, it does not take its settings, or it is too large for the memory.
-    """
+    """The network of these settings; a user's class takes V, T and its init_args. Raises: UserError: it does not."""
     network, sizes = hparams.get("network", "mlp"), (len(hparams["vocabulary"]), hparams["context_length"])
     try:
         if network == "mlp":
             settings = {name: hparams[name] for name in ("embedding_dim", "hidden_size", "init", "dropout")}
             return NameMLP(*sizes, **settings, seed=hparams["init_seed"])
-        network = {"class_path": network} if isinstance(network, str) else network
-        known = {"class_path": namemlp.NETWORKS.get(network["class_path"], network["class_path"])}
-        return resolve_class(known, nn.Module, "namemlp.network")(*sizes, **network.get("init_args", {}))
+        name = network if isinstance(network, str) else network["class_path"]
+        network_class = resolve_class(namemlp.NETWORKS.get(name, name), nn.Module, "namemlp.network")
+        return network_class(*sizes, **init_args(network))
     except RuntimeError as error:
         raise UserError(f"a model of this size cannot be made: {shorten(str(error))}") from error
     except (TypeError, LookupError) as error:
@@ -92,10 +90,8 @@ def init_args(settings: Settings) -> dict[str, Any]:
 
 
 def resolve_class(settings: Settings, base: type, default_module: str) -> type:
-    """The class that settings name: one of the package's, Lightning's ReduceLROnPlateau, or one imported already.
-
-    Settings may come from a stranger, so nothing else is imported. Raises: UserError: it is no subclass of the base.
-    """
+    """The subclass of `base` that settings name. Raises: UserError: they name none that is imported already."""
+    # Settings may come from a stranger: only the package's modules and Lightning's ReduceLROnPlateau are imported here.
     class_path = settings if isinstance(settings, str) else settings["class_path"]
     module_name, _, name = class_path.rpartition(".")
     if module_name.split(".")[0] == "namemlp" or module_name == "lightning.pytorch.cli":

@@ -13,16 +13,14 @@ from namemlp.errors import UserError, shorten
 from namemlp.network import Settings, init_args, resolve_class
 from namemlp.vocabulary import Vocabulary
 
+INVALID_SETTINGS = "the optimizer or its lr_scheduler does not take its settings"
+# RunChecks steps a ReduceLROnPlateau: the Trainer would do so at the end of an epoch, and forget it where it resumes.
+PLATEAU_FREQUENCY = sys.maxsize
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
+
 
 class Diverged(UserError):
     """A loss that is not finite."""
-
-
-INVALID_SETTINGS = "the optimizer or its lr_scheduler does not take its settings"
-# A ReduceLROnPlateau is stepped by RunChecks after each validation, never by the Trainer, which does so at the end of
-# an epoch and forgets it where a run is resumed.
-PLATEAU_FREQUENCY = sys.maxsize
-SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
 
 
 def build_optimizer(module: nn.Module, optimizer: Settings, lr_scheduler: Settings | None) -> Any:
@@ -51,10 +49,7 @@ def learning_rate(trainer: Any) -> float:  # of the next step
 
 
 class RunChecks(Callback):
-    """End a run before it is saved where the data has another vocabulary, a schedule is too short or a loss diverges.
-
-    Raises: UserError: one of these; a callback that checks for finite values goes first.
-    """
+    """Raise a UserError where the data has another vocabulary, a schedule is too short or a loss is not finite."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.precision_plugin.convert_module(pl_module)  # else 64-bit weights would be restored as 32-bit ones
@@ -68,21 +63,19 @@ class RunChecks(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs if config.interval == "step"]
         total = min((s.total_steps for s in schedulers if hasattr(s, "total_steps")), default=math.inf)
-        if total < math.inf and total < (steps := trainer.estimated_stepping_batches):
-            raise UserError(
-                f"lr_scheduler.total_steps is {total:,} but trainer.max_steps {steps:,}: make them the same"
-            )
+        if total < math.inf and total < (end := trainer.estimated_stepping_batches):
+            raise UserError(f"lr_scheduler.total_steps is {total:,} but trainer.max_steps {end:,}: make them the same")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
-            self.check_losses(trainer, outputs["loss"].detach()[None], None, trainer.global_step)
+            self.check_losses(trainer, outputs["loss"].detach()[None])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         metrics = trainer.callback_metrics
         if "val/loss" in metrics:
-            self.check_losses(trainer, metrics["val/loss"][None], None, trainer.global_step, "val/loss")
+            self.check_losses(trainer, metrics["val/loss"][None], name="val/loss")
         for config in trainer.lr_scheduler_configs:
             if config.frequency == PLATEAU_FREQUENCY:
                 if config.monitor not in metrics:
@@ -91,13 +84,11 @@ class RunChecks(Callback):
                 config.scheduler.step(metrics[config.monitor].item())
 
     @staticmethod
-    def check_losses(
-        trainer: Trainer, losses: Tensor, lrs: list[float] | None, first_step: int, name: str = "the loss"
-    ) -> None:
-        """Raise a UserError for the first of the losses (K,) that is not finite; None: by the current learning rate."""
+    def check_losses(trainer: Trainer, losses: Tensor, lrs: list[float] | None = None, name: str = "the loss") -> None:
+        """Raise a UserError for the first of the latest losses (K,) that is not finite; lrs None: the current one."""
         if losses.isfinite().all() or any(getattr(callback, "check_finite", False) for callback in trainer.callbacks):
             return
         i = losses.isfinite().tolist().index(False)
         lr = lrs[i] if lrs else learning_rate(trainer)
-        where = f"at step {first_step + i:,} with learning rate {lr:g}"
+        where = f"at step {trainer.global_step - len(losses) + i + 1:,} with learning rate {lr:g}"
         raise Diverged(f"{name} is {losses[i].item()} {where}: give a smaller optimizer.lr")

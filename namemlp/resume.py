@@ -25,11 +25,10 @@ def batches_done(trainer: Any) -> int | None:
 
 
 def correct_counters(trainer: Any) -> None:
-    """Correct the Trainer's counters in `on_train_start` where a run is resumed.
+    """Correct the Trainer's counters in `on_train_start` where a run is resumed between two epochs.
 
-    Lightning 2.6 counts the finished epoch twice where max_steps is set and the checkpoint was saved in
-    `on_train_epoch_end`, skips the new one where it was saved in `on_train_epoch_start`, and does not count the new one
-    where it was saved at the last batch (`_FitLoop.on_advance_start` and `reset`).
+    Lightning 2.6 (`_FitLoop.on_advance_start`, `reset`) counts the finished epoch twice where the checkpoint was saved
+    in `on_train_epoch_end`, skips the new one after `on_train_epoch_start`, and after the last batch does not count it.
     """
     loop, epoch = trainer.fit_loop, trainer.fit_loop.epoch_progress
     if loop.restarted_on_epoch_end or loop.restarted_on_epoch_start:
@@ -45,39 +44,35 @@ def correct_counters(trainer: Any) -> None:
 
 def get_rng_states() -> list[dict[str, Any]]:
     """The states of Python's, NumPy's and torch's generators in each process, in tensors and plain values."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return [_get_states()]
-    states = [{}] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, _get_states())
-    return states
-
-
-def restore_rng_states(states: list[dict[str, Any]], rank: int) -> None:  # one without is seeded for itself
-    try:
-        if rank < len(states):
-            _set_states(**states[rank])
-        elif rank:
-            torch.manual_seed(torch.initial_seed() + rank)
-    except Exception as error:  # damaged states fail in many ways
-        raise UserError("the checkpoint's rng_states are damaged: give another --ckpt_path") from error
-
-
-def _get_states() -> dict[str, Any]:
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
-    return {
+    states = {
         "python": (version, torch.tensor(words), gauss),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch_cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return [states]
+    all_states = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(all_states, states)
+    return all_states
 
 
-def _set_states(python: tuple, numpy: tuple, torch_cpu: torch.Tensor, cuda: list[torch.Tensor]) -> None:
-    version, words, gauss = python
-    random.setstate((version, tuple(words.tolist()), gauss))
-    kind, keys, *rest = numpy
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(torch_cpu)
-    if cuda and len(cuda) == torch.cuda.device_count():  # other GPUs keep their own
-        torch.cuda.set_rng_state_all(cuda)
+def restore_rng_states(states: list[dict[str, Any]], rank: int) -> None:
+    """Continue the generators of a process; one whose states were not saved is seeded for itself."""
+    if rank >= len(states):
+        if rank:
+            torch.manual_seed(torch.initial_seed() + rank)
+        return
+    try:
+        version, words, gauss = states[rank]["python"]
+        random.setstate((version, tuple(words.tolist()), gauss))
+        kind, keys, *rest = states[rank]["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(states[rank]["torch_cpu"])
+        cuda = states[rank]["cuda"]
+        if cuda and len(cuda) == torch.cuda.device_count():  # other GPUs keep their own
+            torch.cuda.set_rng_state_all(cuda)
+    except Exception as error:  # damaged states fail in many ways
+        raise UserError("the checkpoint's rng_states are damaged: give another --ckpt_path") from error

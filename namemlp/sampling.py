@@ -1,8 +1,8 @@
 """New names out of a network, many at a time, and the log-probability of a name."""
 
 import copy
-import math
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from namemlp.corpus import MAX_NAME_LENGTH, encode_names, hash_names
-from namemlp.errors import UserError, check_at_least, shorten
+from namemlp.errors import UserError, check_range, shorten
 from namemlp.network import eval_mode
 from namemlp.vocabulary import END, Vocabulary, code_points
 from namemlp.windows import ContextDataset
 
+Sums = Callable[[Tensor], Tensor]  # (B, T) contexts -> (B, V)
 MAX_TABLE_SIZE, MAX_BATCH_SIZE = 2**24, 2**21  # probabilities, and numbers that are worked on at once
 MAX_NAMES, MAX_REJECTIONS = 10**8, 100_000  # rejections: draws in a row that bring no name
 
@@ -48,13 +49,12 @@ def sample_names(
 
     Raises: UserError: a number is out of range, the prefix has unknown characters, or there are not as many names.
     """
-    check_at_least(1, num_names=num_names, top_k=top_k, max_length=max_length)
+    check_range(1, num_names=num_names, top_k=top_k, max_length=max_length)
     if num_names > MAX_NAMES:
         raise UserError(f"num_names is {num_names:,}: at most {MAX_NAMES:,} are held at once, use several seeds")
-    if not 0 < temperature < math.inf:
+    if not 0 < temperature < torch.inf:
         raise UserError(f"temperature is {temperature}: it must be above 0; top_k 1 takes the likeliest character")
-    if seed is not None and not 0 <= seed < 2**64:
-        raise UserError(f"seed is {seed}: it must be from 0 to 2**64 - 1")
+    check_range(0, 2**64, "from 0 to 2**64 - 1", seed=seed)
     if not len(prefix) <= max_length <= MAX_NAME_LENGTH:
         minimum = f"{len(prefix)}, as long as the prefix," if prefix else "1"
         raise UserError(f"max_length is {max_length}: it must be from {minimum} to {MAX_NAME_LENGTH:,}")
@@ -65,18 +65,16 @@ def sample_names(
         prefix_ids = encode_name(prefix, vocabulary)
     except UserError as error:
         raise UserError(f"prefix {error}; it knows {shorten(str(vocabulary)[1:])}") from None
-    next_characters = NextCharacters(network, len(vocabulary), context_length, temperature, top_k, num_names)
-
+    sums = running_sums(network, len(vocabulary), context_length, temperature, top_k, num_names)
     names, seen, drawn, last_hit = [], set(), 0, 0
     batch_size, max_batch_size = num_names, max(4, MAX_BATCH_SIZE // max(len(vocabulary), max_length))
     while len(names) < num_names:
         batch_size = -(-min(batch_size, max_batch_size) // 4) * 4  # a multiple of 4, as `draw` needs it
-        ids = draw(next_characters, prefix_ids, seed, drawn, batch_size, max_length)  # zeros behind each name
+        ids = draw(sums, context_length, prefix_ids, seed, drawn, batch_size, max_length)  # zeros behind each name
         codes = code_points("\0" + vocabulary.characters[1:]).take(ids)  # (batch_size, L)
         batch = codes.view(f"U{codes.shape[1]}")[:, 0].tolist()
         if novel:
-            is_known = np.isin(hash_names(batch), training_names)
-            batch = [name for name, known in zip(batch, is_known, strict=True) if not known]
+            batch = list(itertools.compress(batch, np.isin(hash_names(batch), training_names, invert=True)))
         if unique:
             batch = [name for name in dict.fromkeys(batch) if name not in seen]
             seen.update(batch)
@@ -89,46 +87,35 @@ def sample_names(
     return names[:num_names]
 
 
-class NextCharacters:
-    """The distribution of the next character after any context, as running sums.
-
-    In 64 bits on the CPU, so that a name is the same on any device; for few contexts and many names from a table.
-    """
-
-    def __init__(
-        self, network: nn.Module, size: int, context_length: int, temperature: float, top_k: int | None, num_names: int
-    ) -> None:
-        if not all(weights.isfinite().all() for weights in network.parameters()):
-            raise UserError("the model's weights are not finite, so that it gives no names: give another checkpoint")
-        self.network = copy.deepcopy(network).to("cpu", torch.float64).eval()
-        self.temperature, self.top_k, self.size, self.context_length = temperature, top_k, size, context_length
-        self.strides, self.table = size ** torch.arange(context_length), None  # strides: digits of a row in the table
-        if size**context_length <= min(8 * num_names, MAX_TABLE_SIZE // size):  # a name has about 8 characters
-            rows = torch.arange(size**context_length)
-            self.table = self._running_sums(rows[:, None] // self.strides % size)  # (V**T, V)
-
-    def draw(self, contexts: Tensor, uniform: Tensor) -> Tensor:
-        """The next characters, (B,) ids, of (B, T) contexts by (B,) numbers uniform in [0, 1)."""
-        is_tabled = self.table is not None
-        sums = self.table[(contexts * self.strides).sum(1)] if is_tabled else self._running_sums(contexts)  # (B, V)
-        return torch.searchsorted(sums, uniform[:, None], right=True)[:, 0]
+def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_k: int | None, num_names: int) -> Sums:
+    """What gives the running sums of the probabilities of the next character."""
+    # In 64 bits on the CPU, so that a name is the same on any device; for few contexts and many names from a table.
+    if not all(weights.isfinite().all() for weights in network.parameters()):
+        raise UserError("the model's weights are not finite, so that it gives no names: give another checkpoint")
+    network = copy.deepcopy(network).to("cpu", torch.float64).eval()
 
     @torch.inference_mode()
-    def _running_sums(self, contexts: Tensor) -> Tensor:  # (B, T) -> (B, V)
-        logits = torch.cat([self.network(part) for part in contexts.split(2048)])
+    def compute(contexts: Tensor) -> Tensor:
+        logits = torch.cat([network(part) for part in contexts.split(2048)])
         logits[(contexts == 0).all(1), 0] = -torch.inf  # a name has at least one character
-        if self.top_k is not None and self.top_k < self.size:
-            top = logits.topk(self.top_k).indices
+        if top_k is not None and top_k < size:
+            top = logits.topk(top_k).indices
             logits = torch.full_like(logits, -torch.inf).scatter(1, top, logits.gather(1, top))
-        if self.temperature != 1:  # less their maximum, so that none becomes infinite
-            logits = (logits - logits.amax(1, keepdim=True)) / self.temperature
+        if temperature != 1:  # less their maximum, so that none becomes infinite
+            logits = (logits - logits.amax(1, keepdim=True)) / temperature
         sums = logits.softmax(1).cumsum(1)
         return sums / sums[:, -1:]  # exactly 1 in the end
 
+    strides = size ** torch.arange(T)  # a context's row in the table is a number with T digits
+    if size**T > min(8 * num_names, MAX_TABLE_SIZE // size):  # a name has about 8 characters
+        return compute
+    table = compute(torch.arange(size**T)[:, None] // strides % size)  # (V**T, V)
+    return lambda contexts: table[(contexts * strides).sum(1)]
 
-def draw(next_characters: NextCharacters, prefix: Tensor, seed: int, first: int, count: int, max_length: int) -> Tensor:
+
+def draw(sums: Sums, T: int, prefix: Tensor, seed: int, first: int, count: int, max_length: int) -> Tensor:
     """Names number `first` to `first + count - 1` of a seed's, (count, L) ids with zeros behind each."""
-    T, length = next_characters.context_length, len(prefix)
+    length = len(prefix)
     names = torch.zeros(count, T + max_length, dtype=torch.int32)  # after T zeros
     names[:, T : T + length] = prefix
     active = torch.arange(count)  # finished names leave the batch
@@ -136,7 +123,8 @@ def draw(next_characters: NextCharacters, prefix: Tensor, seed: int, first: int,
         contexts = names[:, t : t + T].index_select(0, active).long()  # (B, T)
         # A function of seed, position and number alone; the generator makes four numbers at a time.
         generator = np.random.Generator(np.random.Philox(key=np.array([seed, t], np.uint64), counter=first // 4))
-        drawn = next_characters.draw(contexts, torch.from_numpy(generator.random(count)).index_select(0, active))
+        uniform = torch.from_numpy(generator.random(count)).index_select(0, active)  # (B,)
+        drawn = torch.searchsorted(sums(contexts), uniform[:, None], right=True)[:, 0]
         unfinished = drawn.nonzero()[:, 0]
         if not len(unfinished):
             break
@@ -147,10 +135,7 @@ def draw(next_characters: NextCharacters, prefix: Tensor, seed: int, first: int,
 
 
 def log_prob(module: nn.Module, vocabulary: Vocabulary, context_length: int, names: Sequence[str]) -> Tensor:
-    """The log-probability of each name with its end, in nats, (names,) float64.
-
-    Raises: UserError: names is one string, or has characters that the model does not know.
-    """
+    """The log-probability of each name with its end, in nats, (names,) float64. Raises: UserError."""
     if isinstance(names, str):
         raise UserError(f"names is the string {shorten(repr(names))}: give a list of names")
     for name in names:
@@ -165,8 +150,7 @@ def log_prob(module: nn.Module, vocabulary: Vocabulary, context_length: int, nam
     return sum_per_name(torch.cat(parts).cpu(), names)
 
 
-def sum_per_name(log_probs: Tensor, names: Sequence[str]) -> Tensor:
-    """The sums over each name of its characters' (examples,) log-probabilities, (names,) float64."""
+def sum_per_name(log_probs: Tensor, names: Sequence[str]) -> Tensor:  # (examples,) -> (names,) float64
     lengths = torch.tensor([len(name) + 1 for name in names])
     return torch.segment_reduce(log_probs.double(), "sum", lengths=lengths)
 

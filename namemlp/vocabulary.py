@@ -19,18 +19,14 @@ def code_points(text: str) -> np.ndarray:  # (characters,) uint32
 class Vocabulary:
     """The characters of a model, each with its id: the end mark `.` is 0, the others count from 1 in sorted order.
 
-    Args:
-        characters: every character once, the end mark first.
-
     Raises: UserError: the end mark is not first, a character stands twice or is a surrogate, or there are too many.
     """
 
     def __init__(self, characters: str) -> None:
         has_surrogates = any("\ud800" <= character <= "\udfff" for character in characters)
         if characters[:1] != END or len(set(characters)) != len(characters) or has_surrogates:
-            raise UserError(
-                f"vocabulary {shorten(ascii(characters))} must start with {END!r} and hold each character once"
-            )
+            shown = shorten(ascii(characters))
+            raise UserError(f"vocabulary {shown} must start with {END!r} and hold each character once")
         if len(characters) > MAX_CHARACTERS:
             raise UserError(f"{len(characters):,} different characters exceed the maximum of {MAX_CHARACTERS:,}")
         self.characters = characters
@@ -54,10 +50,7 @@ class Vocabulary:
         return np.uint8 if len(self) <= 2**8 else np.int16 if len(self) <= 2**15 else np.int32
 
     def encode(self, text: str) -> Tensor:
-        """The ids of a text, (characters,) int64.
-
-        Raises: UserError: the text has characters that are not in the vocabulary; they are shown.
-        """
+        """The ids of a text, (characters,) int64. Raises: UserError: it has unknown characters, which are shown."""
         ids = self._ids.take(code_points(text), mode="clip")
         if (ids < 0).any():
             raise UserError(f"{shorten(repr(text))} has {self.describe_unknown(text)}")

@@ -1,24 +1,22 @@
 """Training examples out of a stream of names, and the order in which training reads them."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from namemlp.resume import batches_done
 
 
 class ContextDataset(Dataset):
-    """Examples (context, next character): each character of a stream of names, after the T before it.
+    """Examples (context, next character): each character of a stream of names, after the T before it in its name.
 
-    A context never reaches into the previous name: what is not of its own name counts as end marks.
-
-    An index is a number, a list, a slice or a tensor of numbers; B examples are (B, T) contexts and (B,) targets,
-    int64; a (K, B) tensor of numbers gives (K, B, T) and (K, B). `ids` are names, each followed by an end mark.
+    Left of the start of a name are end marks. `ids` are names, each followed by an end mark. An index is a number, a
+    list, a slice or a tensor: (B,) gives (B, T) contexts and (B,) targets, (K, B) gives (K, B, T) and (K, B).
     """
 
     def __init__(self, ids: np.ndarray, context_length: int) -> None:
@@ -31,48 +29,28 @@ class ContextDataset(Dataset):
 
     def __getitem__(self, index: int | list[int] | slice | Tensor) -> tuple[Tensor, Tensor]:
         # Column by column: the first read of a place waits for the memory, the others find it in the cache.
-        if isinstance(index, slice):
-            columns = [column[index] for column in self.columns]
-        else:
-            index = np.asarray(index)
-            columns = [column.take(index) for column in self.columns]
+        index = index if isinstance(index, slice) else np.asarray(index)
+        columns = [column[index] if isinstance(index, slice) else column.take(index) for column in self.columns]
         for t in range(len(columns) - 2, 0, -1):
             columns[t - 1] = columns[t - 1] * (columns[t] != 0)  # left of an end mark there are only end marks
         rows = torch.from_numpy(np.stack(columns, -1)).long()  # (B, T + 1)
         return rows[..., :-1], rows[..., -1]
 
-    def __getitems__(self, indices: list[int]) -> "Examples":
-        return Examples(*self[indices])
+    def __getitems__(self, indices: list[int]) -> TensorDataset:  # stacked, so that `collate` need not do it one by one
+        return TensorDataset(*self[indices])
 
 
-class Examples(Sequence):  # that are stacked already, so that `collate` need not stack them one by one
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y  # (B, T) and (B,)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i], self.y[i]
-
-
-def collate(examples: Examples) -> tuple[Tensor, Tensor]:
-    return examples.x, examples.y
+def collate(examples: TensorDataset) -> tuple[Tensor, ...]:
+    return examples.tensors
 
 
 class EpochSampler(DistributedSampler):
     """The order of the examples in an epoch, a pure function of (seed, epoch).
 
     Reading it changes nothing. Until a Trainer calls `set_epoch`, each pass is the next epoch, as in a plain loop over
-    a DataLoader that shuffles. An epoch that was interrupted begins where the Trainer's counters stand.
-
-    Args:
-        dataset: the training examples.
-        batch_size: B; a step of several processes reads as many for each of them.
-        seed: of the order.
-        replacement: draw every example independently, as the notebook does, instead of each once an epoch.
-        trainer: that reads it; others see whole epochs.
-        processes: how many share an epoch, and the number of this one; None: as torch.distributed has them.
+    a DataLoader that shuffles. An epoch that was interrupted begins where the counters of the trainer stand; any other
+    reader sees whole epochs. `processes` are how many share an epoch (with `batch_size` examples in a step for each)
+    and the number of this one; None: as torch.distributed has them.
     """
 
     def __init__(
@@ -81,16 +59,13 @@ class EpochSampler(DistributedSampler):
     ) -> None:  # fmt: skip
         super().__init__(dataset, num_replicas=1, rank=0, seed=seed)  # a loader may be made before there are others
         self.batch_size, self.replacement, self.trainer = batch_size, replacement, trainer
-        self._processes, self._epoch_is_set, self._passes = processes, False, 0
-        self._last_order: tuple[int, Tensor] | None = None
+        self._processes, self._epoch_is_set, self._passes, self._last_order = processes, False, 0, (None, None)
 
     @property
     def processes(self) -> tuple[int, int]:
-        if self._processes is not None:
-            return self._processes
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_world_size(), torch.distributed.get_rank()
-        return 1, 0
+        if self._processes or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self._processes or (1, 0)
+        return torch.distributed.get_world_size(), torch.distributed.get_rank()
 
     @property
     def step_size(self) -> int:  # examples that all processes together read in a step
@@ -104,8 +79,7 @@ class EpochSampler(DistributedSampler):
     def set_epoch(self, epoch: int) -> None:
         self.epoch, self._epoch_is_set = epoch, True
 
-    def __len__(self) -> int:
-        """Examples that this process reads in an epoch."""
+    def __len__(self) -> int:  # examples that this process reads in an epoch
         full, rest = divmod(self.epoch_size, self.step_size)
         return full * self.batch_size + (max(1, self._share(rest)) if rest else 0)
 
@@ -120,16 +94,14 @@ class EpochSampler(DistributedSampler):
 
     def order(self, epoch: int) -> Tensor:
         """The indices of the examples in the order of an epoch, (epoch_size,) int32 (int64 for very many)."""
-        if self._last_order is None or self._last_order[0] != epoch or len(self._last_order[1]) != self.epoch_size:
+        size = self.epoch_size
+        if self._last_order[0] != (epoch, size):
             # Hashed, because the generator takes 32 bits and seed + epoch would give neighbouring seeds equal epochs.
             seed = random.Random(f"{self.seed} {epoch}").getrandbits(32)
             generator, n = torch.Generator().manual_seed(seed), len(self.dataset)
-            dtype = torch.int32 if n < 2**31 else torch.int64
-            if self.replacement:
-                order = torch.randint(n, (self.epoch_size,), dtype=dtype, generator=generator)
-            else:
-                order = torch.randperm(n, dtype=dtype, generator=generator)
-            self._last_order = epoch, order
+            settings = dict(dtype=torch.int32 if n < 2**31 else torch.int64, generator=generator)
+            order = torch.randint(n, (size,), **settings) if self.replacement else torch.randperm(n, **settings)
+            self._last_order = (epoch, size), order
         return self._last_order[1]
 
     def batches(self, first: int, count: int) -> Tensor:  # full ones of this process and epoch, (count, B) indices
@@ -148,18 +120,14 @@ class EpochSampler(DistributedSampler):
             yield from (share if len(share) else step[:1]).tolist()
             batch += 1
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "trainer": None, "_last_order": None}  # a copy, as of a worker, is not read by a Trainer
+    def __getstate__(self) -> dict[str, Any]:  # a copy, as of a worker, is not read by a Trainer
+        return {**vars(self), "trainer": None, "_last_order": (None, None)}
 
 
 class TrainingLoader(DataLoader):
-    """A DataLoader that begins only when its first batch is asked for.
+    """A DataLoader that begins only when its first batch is asked for."""
 
-    The Trainer calls `iter` before it sets the epoch, and may do so before it restores its counters; workers would
-    prefetch the wrong batches.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # the Trainer calls it before it sets the epoch or restores its counters
         yield from super().__iter__()
 
     # Resumed by the Trainer's counters alone; with these methods it does not warn that a loader cannot be resumed.

@@ -9,36 +9,23 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from namemlp import runs, viz
 from namemlp.cli import NameCLI
 from namemlp.commands import lr_find, training
 from namemlp.commands.parser import SUBCOMMANDS, OneLineErrorParser, restrict_imports
-from namemlp.errors import UserError, shorten
+from namemlp.errors import UserError, check_range, shorten
 from namemlp.fast import FusedStrategy  # whose import also registers the strategies
 from namemlp.optimizers import SGD
 
-log = logging.getLogger(__name__)
-
 # What configs/base.yaml sets for the Trainer, so that `namemlp fit` does the same without it.
-TRAINER_DEFAULTS = {
-    "accelerator": "cpu",
-    "devices": 1,
-    "strategy": FusedStrategy.strategy_name,
-    "max_steps": 50_000,
-    "val_check_interval": 5_000,
-    "check_val_every_n_epoch": None,
-    "log_every_n_steps": 50,
-    "num_sanity_val_steps": 0,
-    "enable_progress_bar": True,
-    "enable_checkpointing": True,
-    "enable_model_summary": False,
-    "logger": True,
-}
-WITHOUT_TRAINER = ("sample", "plot")
+TRAINER_DEFAULTS = dict(
+    accelerator="cpu", devices=1, strategy=FusedStrategy.strategy_name, max_steps=50_000, val_check_interval=5_000,
+    check_val_every_n_epoch=None, log_every_n_steps=50, num_sanity_val_steps=0, enable_progress_bar=True,
+    enable_checkpointing=True, enable_model_summary=False, logger=True,
+)  # fmt: skip
 
 
 class FullParser(OneLineErrorParser, LightningArgumentParser):
@@ -46,72 +33,61 @@ class FullParser(OneLineErrorParser, LightningArgumentParser):
 
 
 class FullCLI(NameCLI):
-    """The subcommands; `--ckpt_path last` is the newest run's last checkpoint.
-
-    A checkpoint's own settings are the defaults of whatever is done with it, so that it is enough by itself.
-    """
+    """All subcommands. A checkpoint's own settings are the defaults of what is done with it, so that it is enough."""
 
     def __init__(self) -> None:
         restrict_imports()
-        super().__init__(
-            save_config_callback=SaveRunConfig,
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=FullParser,
-            parser_kwargs={"prog": "namemlp", "description": "Train and use character-level name models."},
-        )
+        program = {"prog": "namemlp", "description": "Train and use character-level name models."}
+        super().__init__(trainer_defaults=TRAINER_DEFAULTS, parser_class=FullParser, parser_kwargs=program)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         self._subcommand_parsers = {}
         subcommands = parser.add_subcommands()
-        [asked] = sys.argv[1:2] or [None]
+        needed = {*sys.argv[1:2]} & {*SUBCOMMANDS} or {*SUBCOMMANDS}  # all would take a tenth of a second more
         for name, description in SUBCOMMANDS.items():
             subparser = self._subcommand_parsers[name] = self.init_parser(description=description)
-            is_needed = asked not in SUBCOMMANDS or asked == name  # the arguments of all would take a tenth of a second
-            if is_needed and name not in WITHOUT_TRAINER:
+            if name in needed - {"sample", "plot"}:
                 self._add_arguments(subparser)
             subcommands.add_subcommand(name, subparser, help=description)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         text = "seed of the order of the training examples and of all else that is random but the initial weights"
         parser.add_argument("--seed_everything", type=int, default=self.seed_everything_default, help=text)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         text = "name of the run in TensorBoard; its folder is lightning_logs/NAME/version_N"
-        parser.add_argument("--name", type=str | None, default=None, help=text)
-        text = "Checkpoint to resume from: a path, last or best"
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
+        parser.add_argument("--name", type=str | None, help=text)
+        parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint to resume from: a path, last or best")
         text = "use the checkpoint with another list or other settings; resume is then not exact"
         parser.add_argument("--allow_changes", action="store_true", help=text)
         parser.add_class_arguments(runs.LastCheckpoint, "checkpoint", instantiate=False)
-        super().add_arguments_to_parser(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        subcommand = self.config.subcommand
-        settings, subparser = self.config[subcommand], self._subcommand_parsers[subcommand]
+        command = self.config.subcommand
+        settings, subparser = self.config[command], self._subcommand_parsers[command]
         self.ckpt_path = self.checkpoint = None
         saved = {"optimizer": SGD}
-        if settings.ckpt_path is not None and subcommand == "lr_find":
+        if settings.ckpt_path is not None and command == "lr_find":
             raise UserError("lr_find starts with untrained weights: omit --ckpt_path")
-        if settings.ckpt_path is not None or subcommand not in ("fit", "lr_find"):
+        if settings.ckpt_path is not None or command not in ("fit", "lr_find"):
             root = Path(settings.trainer.default_root_dir or ".")
-            self.ckpt_path, self.checkpoint = runs.open_checkpoint(
-                settings.ckpt_path, root, is_fit=subcommand == "fit", command=subcommand
-            )
+            self.ckpt_path, self.checkpoint = runs.open_checkpoint(settings.ckpt_path, root, command == "fit", command)
             saved = runs.hparams_from_checkpoint(self.checkpoint)
             subparser.check(saved, self.ckpt_path)
             subparser.set_defaults(saved)
             super().parse_arguments(parser, args)
         # Else another class would take over what those settings have for it, such as SGD's weight decay of 0.
         for name in ("optimizer", "lr_scheduler"):
-            given, previous = self.config[subcommand].get(name), saved.get(name)
+            given, previous = self.config[command].get(name), saved.get(name)
             if given and previous and given.class_path != previous["class_path"]:
                 subparser.set_defaults({name: {"class_path": given.class_path}})
                 super().parse_arguments(parser, args)
-        validate_settings(self.config[subcommand])
+        validate_settings(self.config[command])
+        self.config.pop(f"{command}.ckpt_path")  # a run's config.yaml holds only what a new run can use
+        self.allow_changes = self.config.pop(f"{command}.allow_changes")
 
     def instantiate_classes(self) -> None:
-        if not (self._writes_logs or self.subcommand == "lr_find"):
+        settings = self.config[self.subcommand]
+        if self.subcommand != "lr_find" and (self.subcommand != "fit" or settings.trainer.logger is False):
             self.save_config_callback = None
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
         try:
@@ -122,66 +98,42 @@ class FullCLI(NameCLI):
             raise UserError(f"the settings cannot be used: {shorten(str(error.__cause__ or error))}") from error
         if self.ckpt_path is None:
             return
-        settings = self.config[self.subcommand]
+        path, checkpoint = self.ckpt_path, self.checkpoint
         given = {**settings.as_dict(), "trainer": runs.trainer_settings(self.trainer)}
         changes = runs.check_resume(
-            self.ckpt_path,
-            self.checkpoint,
-            given,
-            self.datamodule,
-            self.subcommand,
-            self.trainer.world_size,
-            settings.allow_changes,
+            path, checkpoint, given, self.datamodule, self.subcommand, self.trainer.world_size, self.allow_changes
         )
         for change in changes if self.trainer.is_global_zero else ():
-            log.warning(f"resume is not exact: {change}")
+            logging.getLogger(__name__).warning(f"resume is not exact: {change}")
         try:
-            self.model.load_state_dict(self.checkpoint["state_dict"])
+            self.model.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
-            raise UserError(f"{self.ckpt_path} does not hold the weights of its model: {error}") from error
-        self.checkpoint_io.checkpoint = self.checkpoint  # what has been checked is what is used
-
-    @property
-    def _writes_logs(self) -> bool:
-        return self.subcommand == "fit" and self.config.fit.trainer.logger is not False
+            raise UserError(f"{path} does not hold the weights of its model: {error}") from error
+        self.checkpoint_io.checkpoint = checkpoint  # what has been checked is what is used
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        settings, is_fit = self._get(self.config_init, "trainer"), self.subcommand == "fit"
-        logger, root = settings.logger, Path(settings.default_root_dir or ".")
+        config, is_fit = self.config_init[self.subcommand], self.subcommand == "fit"
+        settings, logger = config.trainer, config.trainer.logger
+        root = Path(settings.default_root_dir or ".")
         callbacks = settings.callbacks or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if self.subcommand == "lr_find":
             logger, callbacks = lr_find.RangeTestLogger(root), []
-            kwargs.update(lr_find.TRAINER_SETTINGS)
+            kwargs.update(lr_find.SETTINGS)
         elif logger is None or logger is True:
-            logger = is_fit and runs.make_run_logger(
-                root, self._get(self.config, "name"), self.ckpt_path, self.checkpoint
-            )
+            logger = is_fit and runs.make_run_logger(root, config.name, self.ckpt_path, self.checkpoint)
         # These go beside a user's own list of callbacks, which does not replace them.
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(viz.StepProgressBar())
         if is_fit:
-            callbacks.append(runs.FinalValidation())
+            callbacks += [runs.FinalValidation(), viz.ModelDiagnostics()]
         if is_fit and settings.enable_checkpointing is not False:
-            callbacks += [runs.BestCheckpoint(), runs.LastCheckpoint(**self._get(self.config_init, "checkpoint"))]
-        loggers = logger if isinstance(logger, list) else [logger]
-        if is_fit and any(isinstance(logger, TensorBoardLogger) for logger in loggers):
-            callbacks.append(viz.ModelDiagnostics())
+            callbacks += [runs.BestCheckpoint(), runs.LastCheckpoint(**config.checkpoint)]
         self.checkpoint_io = runs.SafeCheckpointIO()
         return super().instantiate_trainer(logger=logger, callbacks=callbacks, plugins=[self.checkpoint_io], **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        run = getattr(training, subcommand)
-        run(self.trainer, self.model, self.datamodule, self.ckpt_path, self.checkpoint)
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Writes a run's config.yaml, without the checkpoint it came from: the settings alone are what is used again."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
-        config = config.clone()
-        del config["ckpt_path"], config["allow_changes"]
-        super().__init__(parser, config, **kwargs)
+        getattr(training, subcommand)(self.trainer, self.model, self.datamodule, self.ckpt_path, self.checkpoint)
 
 
 def validate_settings(settings: Namespace) -> None:
@@ -189,18 +141,16 @@ def validate_settings(settings: Namespace) -> None:
     for name in ("trainer", "model", "data", "checkpoint"):
         if not isinstance(settings[name], Namespace):
             raise UserError(f"{name} is {settings[name]}: it must be a mapping; omit it to use the defaults")
-    trainer = settings.trainer
-    if not 0 <= settings.seed_everything < 2**32:
-        raise UserError(f"seed_everything is {settings.seed_everything}: it must be from 0 to 2**32 - 1")
+    trainer, cores = settings.trainer, os.cpu_count()
+    check_range(1, **{"trainer.accumulate_grad_batches": trainer.accumulate_grad_batches})
+    check_range(0, 2**32, "from 0 to 2**32 - 1", seed_everything=settings.seed_everything)
     if trainer.val_check_interval == 0:
         raise UserError("trainer.val_check_interval is 0: give a number of steps, or trainer.limit_val_batches 0")
-    if trainer.accumulate_grad_batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: it must be at least 1")
     if trainer.strategy == "fused" and trainer.num_nodes > 1:
         raise UserError("strategy fused trains on one device: use --trainer.strategy fused_ddp")
-    limit = max(16, os.cpu_count() or 1)  # also where tests have fewer cores than processes
+    limit = max(16, cores or 1)  # also where tests have fewer cores than processes
     for name, value in {"trainer.devices": trainer.devices, "data.num_workers": settings.data.num_workers}.items():
         if str(value).isdecimal() and int(value) > limit:
-            raise UserError(f"{name} is {value}: this machine has {os.cpu_count()} cores, use at most {limit}")
+            raise UserError(f"{name} is {value}: this machine has {cores} cores, use at most {limit}")
     if "://" in str(trainer.default_root_dir):
         raise UserError(f"trainer.default_root_dir is {trainer.default_root_dir}: it must be a folder of this machine")

@@ -1,6 +1,5 @@
 """`namemlp lr_find`: the notebook's learning-rate range test, one short run whose learning rate grows at each step."""
 
-import csv
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,10 @@ from namemlp.errors import UserError
 from namemlp.module import NameModule
 from namemlp.network import init_args
 from namemlp.optimizers import SGD, Diverged
-from namemlp.runs import LOG_DIR, RunLogger, write_error
+from namemlp.runs import LOG_DIR, RunLogger
 
 STEPS, MIN_LR, MAX_LR = 1000, 1e-3, 1.0  # 10**linspace(-3, 0, 1000)
-TRAINER_SETTINGS = dict(
-    max_steps=STEPS,
-    max_epochs=None,
-    min_steps=None,
-    log_every_n_steps=1,
-    limit_val_batches=0,
-    enable_checkpointing=False,
-)
+SETTINGS = dict(max_steps=STEPS, max_epochs=None, log_every_n_steps=1, limit_val_batches=0, enable_checkpointing=False)
 
 
 class RangeTestLogger(RunLogger):
@@ -40,19 +32,8 @@ class RangeTestLogger(RunLogger):
             self.points.append((metrics["lr"], metrics["train/loss"]))
 
 
-def lr_range_test(trainer: Trainer, model: NameModule, data: NamesDataModule) -> tuple[np.ndarray, np.ndarray]:
-    """Make the run; it ends early where the loss is no longer finite.
-
-    Args:
-        trainer: with the settings of `TRAINER_SETTINGS` and a `RangeTestLogger`.
-        model: to train, by an optimizer of its own kind.
-        data: to train on.
-
-    Returns:
-        The learning rates and the losses of the steps, (steps,) each.
-
-    Raises: UserError: there are too few.
-    """
+def lr_range_test(trainer: Trainer, model: NameModule, data: NamesDataModule) -> np.ndarray:
+    """Learning rate and loss of each step, (steps, 2), while finite; complete in rank 0. Raises: UserError."""
     optimizer = model.hparams.optimizer or SGD
     if trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run is not supported by lr_find: omit it")
@@ -63,12 +44,7 @@ def lr_range_test(trainer: Trainer, model: NameModule, data: NamesDataModule) ->
     model.hparams.lr_scheduler = {"class_path": "torch.optim.lr_scheduler.ExponentialLR", "init_args": {"gamma": gamma}}
     with suppress(Diverged):
         trainer.fit(model, datamodule=data)
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, RangeTestLogger)]
-    points = [(lr, loss) for logger in loggers for lr, loss in logger.points if np.isfinite(loss)]
-    if len(points) < STEPS / 10:
-        raise UserError(f"the loss diverged after {len(points)} steps: use another optimizer or model.init")
-    lrs, losses = np.array(points).T
-    return lrs, losses
+    return np.array([point for point in trainer.logger.points if np.isfinite(point).all()]).reshape(-1, 2)
 
 
 def suggest_lr(lrs: np.ndarray, losses: np.ndarray) -> float:
@@ -80,29 +56,23 @@ def format_suggestion(suggested: float, lrs: np.ndarray, losses: np.ndarray, opt
     """A suggested learning rate as a line for a config, and what speaks against it."""
     settings = {name: value for name, value in init_args(optimizer).items() if value is not None}
     line = {"optimizer": {"class_path": optimizer["class_path"], "init_args": {**settings, "lr": suggested}}}
+    line = yaml.safe_dump(line, default_flow_style=True, width=10**6).strip()
     lowest, edge = viz.gaussian_smooth(losses).argmin(), len(lrs) // 50
     caveat = ""
     if lowest < edge:
         caveat = f"\nbut the loss rises from the start, {lrs[0]:g}: a smaller one may be better"
     elif lowest >= len(lrs) - edge:
         caveat = f"\nbut the loss still falls at the end, {lrs[-1]:g}: a larger one may be better"
-    return (
-        f"suggested learning rate: {suggested:g}, half of where the smoothed loss is lowest{caveat}\n"
-        f"in a config: {yaml.safe_dump(line, default_flow_style=True, width=10**6).strip()}"
-    )
+    sentence = f"suggested learning rate: {suggested:g}, half of where the smoothed loss is lowest"
+    return f"{sentence}{caveat}\nin a config: {line}"
 
 
 def save_results(folder: Path, lrs: np.ndarray, losses: np.ndarray, optimizer: dict[str, Any]) -> None:
-    """Save the figure and the numbers of each step, and print the suggestion."""
+    """Save the figure and the numbers of each step, and print the suggestion. Raises: UserError: too few steps."""
+    if len(lrs) < STEPS / 10:
+        raise UserError(f"the loss diverged after {len(lrs)} steps: use another optimizer or model.init")
     suggested, table, figure = suggest_lr(lrs, losses), folder / "lr_find.csv", folder / "lr_find.png"
-    columns = lrs.tolist(), losses.round(6).tolist(), viz.gaussian_smooth(losses).round(6).tolist()
-    try:
-        with open(table, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", "learning_rate", "loss", "smoothed_loss"])
-            writer.writerows(zip(range(1, len(lrs) + 1), *columns, strict=True))
-    except OSError as error:
-        raise write_error(table, error) from error
+    columns = np.arange(1, len(lrs) + 1), lrs, losses.round(6), viz.gaussian_smooth(losses).round(6)
+    np.savetxt(table, np.stack(columns, 1), "%d,%s,%s,%s", header="step,learning_rate,loss,smoothed_loss", comments="")
     viz.save_figure(viz.plot_lr_range_test(lrs, losses, suggested), figure)
-    print(f"\n{format_suggestion(suggested, lrs, losses, optimizer)}\n")
-    print(f"figure   {figure}\nnumbers  {table}")
+    print(f"\n{format_suggestion(suggested, lrs, losses, optimizer)}\n\nfigure   {figure}\nnumbers  {table}")

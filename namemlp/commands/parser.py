@@ -1,8 +1,8 @@
 """How the command line is parsed: errors are one sentence, and settings name only classes that training needs."""
 
+import importlib
 import re
 import sys
-from collections.abc import Callable
 from inspect import signature
 from typing import Any, NoReturn
 
@@ -20,45 +20,32 @@ SUBCOMMANDS = {
     "sample": "Print new names, sampled from a checkpoint's model.",
     "plot": "Plot the losses of a checkpoint's run, and which characters its model expects after which.",
 }
-# What a config file, or a checkpoint, may name to be imported.
-ALLOWED_IMPORTS = (
-    "torch.optim",
-    "lightning.pytorch.cli.ReduceLROnPlateau",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-    "lightning.pytorch.profilers",
-)
-# Options of commands that need no Lightning, called as those of the others.
+ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint
+ALLOWED_IMPORTS += [f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers")]
+# Arguments of sample and plot (path and default_root_dir) whose options are called as those of the other commands.
 COMMON_OPTIONS = {
-    "data_path": ("data.path", "where the list that it was trained on is now; null: where it was"),
-    "default_root_dir": ("trainer.default_root_dir", "folder that lightning_logs is in; null: the current one"),
+    "data.path": "where the list that it was trained on is now; null: where it was",
+    "trainer.default_root_dir": "folder that lightning_logs is in; null: the current one",
 }
-EXPECTED = {"optimizer": "a class of torch.optim", "lr_scheduler": "a class of torch.optim.lr_scheduler"}
-
+HINTS = {"optimizer": "use a class of torch.optim", "lr_scheduler": "use a class of torch.optim.lr_scheduler"}
 _load_yaml = get_loader("yaml")
 
 
-def fail(message: str) -> NoReturn:
-    """End the program over a user's mistake: one line on stderr, exit code 2."""
+def fail(message: str) -> NoReturn:  # end the program over a user's mistake: one line on stderr, exit code 2
     print(f"namemlp: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
-def restrict_imports() -> None:
-    """Let settings name the classes that training needs and no others, in this whole process."""
+def restrict_imports() -> None:  # let settings name no classes but those of training, in this whole process
     set_parsing_settings(
-        import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS), instantiate_subclass_spec_in_any=False
+        import_path_denylist=["*"], import_path_allowlist=ALLOWED_IMPORTS, instantiate_subclass_spec_in_any=False
     )
     set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
 def load_yaml(text: str) -> Any:
-    """What a YAML text says, unless it is nested as settings never are; the loader takes any depth and can crash on it.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, too deep, or has aliases, which can stand for far more than the text is long.
-    """
-    depth = 0
+    """What a YAML text says. Raises: yaml.YAMLError: it is not YAML, has more than 20 levels, or aliases."""
+    depth = 0  # the loader takes any, and can crash on it; aliases can stand for far more than the text is long
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # not libyaml's parser, which has limits of its own
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > 20 or isinstance(event, yaml.AliasEvent):
@@ -93,10 +80,9 @@ class OneLineErrorParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split())
         # jsonargparse lists every type that it has tried; what was given and where is what helps.
-        invalid = re.match(r'Parser key "(?P<key>[\w.]+)": .*(?:Given|Got) value: (?P<value>.*)', message)
-        if invalid:
-            hint = f"use {EXPECTED[invalid['key']]}" if invalid["key"] in EXPECTED else "see --help"
-            message = f"invalid value {shorten(invalid['value'])} for {invalid['key']} ({hint})"
+        if invalid := re.match(r'Parser key "([\w.]+)": .*(?:Given|Got) value: (.*)', message):
+            key, value = invalid.groups()
+            message = f"invalid value {shorten(value)} for {key} ({HINTS.get(key, 'see --help')})"
         elif message.startswith(("Problems parsing config", "Unexpected config")):
             message = f"invalid config: {shorten(message.partition(': ')[2] or 'it is empty')}"
         elif missing := re.fullmatch(r'Key "(\w+)\.\w+" not found in namespace\.', message):
@@ -104,18 +90,17 @@ class OneLineErrorParser(ArgumentParser):
         fail(f"{self.file}: {message}" if self.file else message)
 
 
-def run_command(function: Callable, arguments: list[str]) -> None:
+def run_command(command: str, *arguments: str) -> None:
     """Call the function of a subcommand that needs no Lightning: its arguments are the options."""
     restrict_imports()
-    parser = OneLineErrorParser(prog=f"namemlp {function.__name__}", description=SUBCOMMANDS[function.__name__])
-    parser.add_function_arguments(function, as_group=False, skip={*COMMON_OPTIONS})
-    common = [name for name in COMMON_OPTIONS if name in signature(function).parameters]
-    for name in common:
-        option, text = COMMON_OPTIONS[name]
-        parser.add_argument(f"--{option}", type=str | None, default=None, help=text)
-    flags = [f"--{name}" for name, value in parser.get_defaults().as_dict().items() if value is False]
-    is_value = [not argument.startswith("--") for argument in arguments[1:]] + [False]
-    given = [f"{a}=true" if a in flags and not value else a for a, value in zip(arguments, is_value, strict=False)]
-    settings = parser.parse_args(given)
-    values = {name: value for name, value in settings.as_dict().items() if name not in ("data", "trainer")}
-    function(**values, **{name: settings[COMMON_OPTIONS[name][0]] for name in common})
+    function = getattr(importlib.import_module(f"namemlp.commands.{command}"), command)
+    parser = OneLineErrorParser(prog=f"namemlp {command}", description=SUBCOMMANDS[command])
+    names = {option: option.split(".")[-1] for option in COMMON_OPTIONS}
+    parser.add_function_arguments(function, as_group=False, skip={*names.values()})
+    for option, text in COMMON_OPTIONS.items():
+        if names[option] in signature(function).parameters:
+            parser.add_argument(f"--{option}", type=str | None, help=text)
+    flags = [f"--{name}" for name, value in parser.get_defaults().items() if value is False]
+    pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
+    given = [f"{first}=true" if first in flags and second.startswith("--") else first for first, second in pairs]
+    function(**{names.get(option, option): value for option, value in parser.parse_args(given).items()})

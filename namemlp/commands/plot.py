@@ -5,7 +5,7 @@ from pathlib import Path
 
 from namemlp import viz
 from namemlp.commands.sample import load_model
-from namemlp.corpus import make_splits, read_names
+from namemlp.corpus import BUNDLED, make_splits, read_names
 from namemlp.errors import UserError
 from namemlp.runs import is_run_folder, read_curves
 from namemlp.windows import ContextDataset
@@ -14,7 +14,7 @@ from namemlp.windows import ContextDataset
 def plot(
     ckpt_path: str | None = None,
     output: str | None = None,
-    data_path: str | None = None,
+    path: str | None = None,
     default_root_dir: str | None = None,
 ) -> None:
     """Plot what a model has learned of its list, and the losses of its run.
@@ -23,13 +23,13 @@ def plot(
         ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
         output: folder to save the figures to; null: that of the run
     """
-    (network, vocabulary, context_length), file, checkpoint = load_model(ckpt_path, default_root_dir, "plot")
+    network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "plot")
     try:
         saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
-        path = data_path or saved["path"]
+        path = path or saved["path"]
         settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
         names = read_names(path, saved["lowercase"])
-        splits = make_splits(names, vocabulary, *settings, source=path or "the bundled names.txt")
+        splits = make_splits(names, vocabulary, *settings, source=path or BUNDLED)
     except UserError as error:
         raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
     except (LookupError, TypeError, ValueError) as error:
@@ -37,7 +37,6 @@ def plot(
     if splits.sha256 != sha256:
         raise UserError(f"{path} is not the list that {file} was trained on: give that as --data.path")
     train_set = ContextDataset(splits.ids[: splits.val_start], context_length)
-
     run = file.parent.parent
     curves = read_curves(run) if is_run_folder(run) else {}
     folder = Path(output) if output else run if is_run_folder(run) else file.parent

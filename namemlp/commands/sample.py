@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from namemlp.errors import UserError, shorten
 from namemlp.network import build_network
 from namemlp.runs import open_checkpoint
@@ -28,7 +26,7 @@ def sample(
         scores: append each name's log-probability (in nats, at temperature 1), tab-separated
         settings: as of `sample_names`
     """
-    (network, vocabulary, context_length), _, checkpoint = load_model(ckpt_path, default_root_dir, "sample")
+    network, vocabulary, context_length, _, checkpoint = load_model(ckpt_path, default_root_dir, "sample")
     training_names = checkpoint["training_names"].numpy()
     names = sample_names(network, vocabulary, context_length, **settings, training_names=training_names)
     if scores:
@@ -45,13 +43,8 @@ def sample(
         raise UserError(f"{output} cannot be written ({error.strerror}): give another --output") from error
 
 
-def load_model(
-    ckpt_path: str | None, default_root_dir: str | None, command: str
-) -> tuple[tuple[nn.Module, Vocabulary, int], Path, dict[str, Any]]:
-    """The (network, vocabulary, context length) of a checkpoint, its path and its content.
-
-    Raises: UserError: there is none, or the weights are not those of its model.
-    """
+def load_model(ckpt_path: str | None, default_root_dir: str | None, command: str) -> tuple[Any, ...]:
+    """A checkpoint's network, vocabulary, context length, path and content. Raises: UserError: it cannot be used."""
     path, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir or "."), is_fit=False, command=command)
     hparams = checkpoint["hyper_parameters"]
     network = build_network(hparams)
@@ -59,4 +52,4 @@ def load_model(
         network.load_state_dict({k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items()})
     except RuntimeError as error:
         raise UserError(f"{path} does not hold the weights of its model: {shorten(str(error))}") from error
-    return (network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"]), path, checkpoint
+    return network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], path, checkpoint

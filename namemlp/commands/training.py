@@ -1,7 +1,6 @@
 """What fit, validate, test, predict and lr_find do with a Trainer, a model and data."""
 
 import copy
-import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from namemlp import runs
 from namemlp.commands.lr_find import lr_range_test, save_results
@@ -25,16 +23,13 @@ from namemlp.sampling import sum_per_name
 
 def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path | None, checkpoint: Any) -> None:
     """Train; from a checkpoint if there is one, whose path and content are given."""
-    # What these refuse is refused before there is a run folder.
-    data.setup("fit")
+    data.setup("fit")  # what this and the next line refuse is refused before there is a run folder
     try_optimizer(model)
     if path is not None and runs.is_finished(checkpoint, trainer):
         print(f"already at step {checkpoint['global_step']:,}: raise --trainer.max_steps to continue")
         return
-    last, best = (
-        next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)
-        for kind in (runs.LastCheckpoint, runs.BestCheckpoint)
-    )
+    savers = {type(callback): callback for callback in trainer.checkpoint_callbacks}
+    last, best = savers.get(runs.LastCheckpoint), savers.get(runs.BestCheckpoint)
     try:
         with report_user_errors(trainer, path, checkpoint), runs.run_lock(trainer):
             if path is not None and runs.read_checkpoint(path)["global_step"] != checkpoint["global_step"]:
@@ -45,14 +40,18 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
             print(f"interrupted at step {trainer.global_step:,}; resume with: {runs.resume_command(last.path)}")
         sys.exit(128 + interrupted.signum)
     metrics = print_metrics(trainer, model, data, "train", "val", "test")
+    if not trainer.is_global_zero:
+        return
     losses = {f"final/{split}_loss": values["loss"] for split, values in metrics.items()}
-    for logger in trainer.loggers if trainer.is_global_zero else ():
+    hparams = dict(hyper_parameters=model.hparams, datamodule_hyper_parameters=data.hparams)
+    settings = runs.flatten(runs.hparams_from_checkpoint({**hparams, "trainer": runs.trainer_settings(trainer)}))
+    del settings["data.vocabulary"]  # as long as the list's script is rich
+    for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(run_settings(trainer, model, data), losses, trainer.global_step - 1)  # from 0
+            logger.log_hyperparams(settings, losses, trainer.global_step - 1)  # from 0
             logger.experiment.close()
-    if trainer.is_global_zero and last is not None and last.saved_step >= 0:
-        can_continue = not any(hasattr(config.scheduler, "total_steps") for config in trainer.lr_scheduler_configs)
-        print(f"\n{next_steps(last.path, best.best_model_path, trainer, can_continue)}")
+    if last is not None and last.saved_step >= 0:
+        print_next_steps(last.path, best.best_model_path, trainer)
 
 
 def validate(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
@@ -82,49 +81,42 @@ def predict(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Pa
 def lr_find(trainer: Trainer, model: NameModule, data: NamesDataModule, path: None, checkpoint: None) -> None:
     """Save the loss against a learning rate that grows, as a figure and a table, and print the suggested one."""
     with report_user_errors(trainer):
-        lrs, losses = lr_range_test(trainer, model, data)
-    folder = Path(trainer.log_dir)  # asked of all processes at once
-    if trainer.is_global_zero:
-        save_results(folder, lrs, losses, model.hparams.optimizer)
+        points = lr_range_test(trainer, model, data)
+        folder = Path(trainer.log_dir)  # asked of all processes at once
+        if trainer.is_global_zero:
+            save_results(folder, *points.T, model.hparams.optimizer)
 
 
 def try_optimizer(model: NameModule) -> None:
-    """Make a step without a gradient on a copy of a model.
-
-    Raises: UserError: its optimizer or schedule does not take its settings.
-    """
+    """Make a step on a copy of a model. Raises: UserError: its optimizer or schedule does not take its settings."""
     model = copy.deepcopy(model)
     built = model.configure_optimizers()
-    is_scheduled = isinstance(built, dict)
-    optimizer, scheduler = (built["optimizer"], built["lr_scheduler"]["scheduler"]) if is_scheduled else (built, None)
+    built = built if isinstance(built, dict) else {"optimizer": built}
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     try:
-        optimizer.step(lambda: torch.zeros(()))
-        if scheduler is not None:
-            scheduler.step(*([math.inf] if isinstance(scheduler, ReduceLROnPlateau) else []))
+        built["optimizer"].step(lambda: torch.zeros(()))
+        if "lr_scheduler" in built:
+            config = built["lr_scheduler"]
+            config["scheduler"].step(*([torch.inf] if "monitor" in config else []))  # of a ReduceLROnPlateau
     except Exception as error:  # of a class that the settings name
         raise UserError(f"{INVALID_SETTINGS}: {shorten(str(error))}") from error
 
 
 @contextmanager
 def report_user_errors(trainer: Trainer, path: Path | None = None, checkpoint: Any = None) -> Iterator[None]:
-    """Turn what a user's files or settings have caused into a UserError, and let errors of the program through.
-
-    Args:
-        trainer: at work within.
-        path: of the checkpoint that it starts from, if any.
-        checkpoint: its content.
-    """
+    """Turn what a user's files or settings have caused into a UserError, and let errors of the program through."""
     try:
         yield
-    except UserError as error:
-        raise type(error)(f"{error}{last_checkpoint_hint(trainer)}") from error
     except BrokenPipeError:
         raise
-    except OSError as error:
-        where = Path(error.filename or trainer.log_dir or trainer.default_root_dir)
-        raise UserError(f"{runs.write_error(where, error)}{last_checkpoint_hint(trainer)}") from error
+    except (UserError, OSError) as error:
+        sentence = str(error)
+        if isinstance(error, OSError):
+            sentence = runs.write_error(Path(error.filename or trainer.log_dir or trainer.default_root_dir), error)
+        paths = [saver.path for saver in trainer.checkpoint_callbacks if isinstance(saver, runs.LastCheckpoint)]
+        hint = "".join(f" (the previous checkpoint {path} is intact)" for path in paths if path and path.is_file())
+        raise UserError(f"{sentence}{hint}") from error
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         # What is wrong in a checkpoint shows when it is restored, or at the first step after.
         if checkpoint is not None and trainer.global_step in (0, checkpoint["global_step"]):
@@ -134,15 +126,7 @@ def report_user_errors(trainer: Trainer, path: Path | None = None, checkpoint: A
         raise UserError(f"training cannot continue with these settings: {shorten(str(error))}") from error
 
 
-def last_checkpoint_hint(trainer: Trainer) -> str:
-    """What there is to resume from after an error, as the end of its sentence."""
-    paths = [saver.path for saver in trainer.checkpoint_callbacks if isinstance(saver, runs.LastCheckpoint)]
-    return "".join(f" (the previous checkpoint {path} is intact)" for path in paths if path and path.is_file())
-
-
-def print_metrics(
-    trainer: Trainer, model: NameModule, data: NamesDataModule, *splits: str
-) -> dict[str, dict[str, float]]:
+def print_metrics(trainer: Trainer, model: NameModule, data: NamesDataModule, *splits: str) -> dict[str, dict]:
     """Print the metrics of the model as it is now over whole splits: a line for each split."""
     if not trainer.is_global_zero:
         return {}
@@ -152,29 +136,18 @@ def print_metrics(
     for split in splits:
         examples = getattr(data, f"{split}_set")
         row = metrics[split] = model.evaluate(data.evaluation_loader(examples, is_shared=False))
-        print(
-            f"{split:<6}{len(examples):>10,}{row['loss']:>12.5g}{row['perplexity']:>12.5g}"
-            f"{row['bits_per_character']:>12.5g}{row['top1']:>8.1%}{row['top5']:>8.1%}"
-        )
+        losses = "".join(f"{row[name]:>12.5g}" for name in ("loss", "perplexity", "bits_per_character"))
+        print(f"{split:<6}{len(examples):>10,}{losses}{row['top1']:>8.1%}{row['top5']:>8.1%}")
     return metrics
 
 
-def run_settings(trainer: Trainer, model: NameModule, data: NamesDataModule) -> dict[str, Any]:
-    hparams = {"hyper_parameters": dict(model.hparams), "datamodule_hyper_parameters": dict(data.hparams)}
-    settings = runs.flatten(runs.hparams_from_checkpoint({**hparams, "trainer": runs.trainer_settings(trainer)}))
-    del settings["data.vocabulary"]  # as long as the list's script is rich
-    return settings
-
-
-def next_steps(last: Path, best: str, trainer: Trainer, can_continue: bool = True) -> str:
-    """Where a finished run's checkpoints are, and the commands that show its curves and, if it can, continue it."""
-    run, step = last.parent.parent, trainer.global_step
-    lowest = f" (lowest val/loss: {Path(best).name})" if best else ""
-    lines = [f"checkpoint  {last}{lowest}"]
+def print_next_steps(last: Path, best: str, trainer: Trainer) -> None:
+    """Print where a run's checkpoints are, and the commands that show its curves and, if it can, continue it."""
+    run = last.parent.parent
+    print(f"\ncheckpoint  {last}" + (f" (lowest val/loss: {Path(best).name})" if best else ""))
     if runs.is_run_folder(run):
-        lines.append(f"curves      tensorboard --logdir {shlex.quote(str(runs.log_root(run)))}")
-    if can_continue:
-        counts_epochs = trainer.max_epochs not in (None, -1)
-        more = ["--trainer.max_steps", str(2 * step), *(["--trainer.max_epochs", "null"] if counts_epochs else [])]
-        lines.append(f"continue    {runs.resume_command(last, *more)}")
-    return "\n".join(lines)
+        print(f"curves      tensorboard --logdir {shlex.quote(str(runs.log_root(run)))}")
+    if not any(hasattr(config.scheduler, "total_steps") for config in trainer.lr_scheduler_configs):
+        epochs = [] if trainer.max_epochs in (None, -1) else ["--trainer.max_epochs", "null"]
+        more = ["--trainer.max_steps", str(2 * trainer.global_step), *epochs]
+        print(f"continue    {runs.resume_command(last, *more)}")

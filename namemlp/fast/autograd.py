@@ -2,28 +2,18 @@
 
 import torch
 from lightning import Trainer
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from namemlp.fast.schedules import step_schedulers
 from namemlp.optimizers import learning_rate
 
 MAX_BLOCK_SIZE = 500  # steps, which take a tenth of a second
 
 
 def autograd_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> tuple[Tensor, list[float], int]:
-    """Make K steps, to the last bit as the Trainer would.
-
-    Args:
-        trainer: whose module, optimizer and schedulers these are.
-        first_batch: index of the first of the batches in its epoch.
-        x: (K, B, T) contexts.
-        y: (K, B) next characters.
-
-    Returns:
-        The K losses, the K learning rates, and how often schedulers were stepped.
-    """
+    """Make K steps, to the last bit as the Trainer would: their losses and learning rates, and steps of schedulers."""
     module, optimizer, precision = trainer.lightning_module, trainer.optimizers[0], trainer.precision_plugin
-    x, y = x.to(module.device), y.to(module.device)
+    x, y = x.to(module.device), y.to(module.device)  # (K, B, T) and (K, B)
     losses, lrs, scheduler_steps = [], [], 0
     with torch.enable_grad():
         for i in range(len(y)):
@@ -32,8 +22,11 @@ def autograd_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> 
                 loss = module.loss(x[i], y[i])
             optimizer.zero_grad()
             loss.backward()
-            if trainer.world_size > 1:
-                average_gradients(module, trainer.world_size)
+            if trainer.world_size > 1:  # the mean over all processes, in one message
+                gradients = [p.grad for p in module.parameters() if p.grad is not None]
+                mean = parameters_to_vector(gradients) / trainer.world_size
+                torch.distributed.all_reduce(mean)
+                vector_to_parameters(mean, gradients)
             module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()
             scheduler_steps += step_schedulers(trainer, first_batch + i + 1)
@@ -41,10 +34,10 @@ def autograd_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> 
     return torch.stack(losses), lrs, scheduler_steps
 
 
-def average_gradients(module: nn.Module, world_size: int) -> None:
-    """Replace the gradients of a process by their mean over all processes, in one message."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients]) / world_size
-    torch.distributed.all_reduce(flat)
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def step_schedulers(trainer: Trainer, batches_done: int) -> int:
+    """Step the schedulers that are due after so many batches of the epoch, and return how many these are."""
+    configs = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+    due = [config.scheduler for config in configs if batches_done % config.frequency == 0]
+    for scheduler in due:
+        trainer.lightning_module.lr_scheduler_step(scheduler, None)
+    return len(due)

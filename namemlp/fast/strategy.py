@@ -1,7 +1,10 @@
 """The fused path: Lightning strategies that make many training steps while the Trainer fetches one batch."""
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,25 +14,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from namemlp.errors import UserError, check_at_least
+from namemlp import lightning_internals as internals
+from namemlp.errors import UserError, check_range
 from namemlp.fast import autograd, sgd
-from namemlp.fast.interrupts import uninterrupted
 from namemlp.fast.support import is_plain_loader, next_block_size, step_limit, unsupported_reason
-from namemlp.lightning_internals import count_steps, logged_step, set_root_device
-from namemlp.optimizers import RunChecks
+from namemlp.optimizers import RunChecks, learning_rate
 from namemlp.resume import batches_done
 from namemlp.windows import TrainingLoader
-
-log = logging.getLogger(__name__)
 
 
 class BlockSteps:
     """What strategies for one device and for several processes share: training in blocks of steps.
 
     A block ends where the Trainer validates, a callback saves, or an epoch or the run ends. Its steps but the last are
-    made before the Trainer gets its next batch, and counted as the Trainer counts; the last step is the Trainer's own,
-    with all hooks and logging, so that nobody need know of the others. A run that cannot be trained in blocks takes
-    Lightning's standard path.
+    made before the Trainer gets its next batch, and counted as the Trainer counts; the last is the Trainer's own, with
+    all hooks and logging. A run that cannot be trained in blocks takes Lightning's standard path.
 
     Args:
         max_block_size: steps in a block at most; fewer where they are large
@@ -38,12 +37,9 @@ class BlockSteps:
 
     def __init__(self, max_block_size: int = 2500, **settings: Any) -> None:
         super().__init__(**settings)
-        check_at_least(1, max_block_size=max_block_size)
+        check_range(1, max_block_size=max_block_size)
         self.max_block_size = max_block_size
         self._steps: Callable | None = None  # what makes the steps of the current block
-        self._last_step: Callable | None = None  # what makes its last step instead of the optimizer, if anything does
-        self._batch: tuple[Tensor, Tensor] | None = None
-        self._message = ""
 
     def process_dataloader(self, dataloader: Any) -> Any:
         return BlockLoader(dataloader, self) if is_plain_loader(dataloader) else dataloader
@@ -58,55 +54,58 @@ class BlockSteps:
         first_batch = batches_done(trainer)
         if first_batch is None or trainer.strategy is not self:  # a callback or another Trainer reads the loader
             return
-        max_block_size = self._select_steps(trainer)
-        steps = next_block_size(trainer, max_block_size) - 1
+        steps = next_block_size(trainer, self._select_steps(trainer)) - 1
         if steps < 1:
             return
-        loader, first_step, first_point = trainer.train_dataloader, trainer.global_step + 1, logged_step(trainer)
+        loader = trainer.train_dataloader
         x, y = loader.dataset[loader.sampler.batches(first_batch, steps)]  # (K, B, T) and (K, B)
         with uninterrupted():
             losses, lrs, scheduler_steps = self._steps(trainer, first_batch, x, y)
-            count_steps(trainer, steps, scheduler_steps)
+            first_point = internals.count_steps(trainer, steps, scheduler_steps)
         losses = self.reduce(losses, reduce_op="mean")  # so that all processes stop where one diverges
         log_block(trainer, losses, lrs, first_point)
-        RunChecks.check_losses(trainer, losses, lrs, first_step)
+        RunChecks.check_losses(trainer, losses, lrs)
 
     def _select_steps(self, trainer: Trainer) -> int:
         """Choose what makes the next steps, say so where it is new, and return how many fit into a block."""
-        max_block_size, self._steps, self._last_step = 1, None, None
-        reason = unsupported_reason(trainer)
-        level = logging.WARNING if reason else logging.INFO
-        if reason:
-            message = f"fused path disabled: {reason}"
+        max_block_size, self._steps, level = 1, None, logging.INFO
+        if reason := unsupported_reason(trainer):
+            message, level = f"fused path disabled: {reason}", logging.WARNING
         elif reason := sgd.why_not_fused(trainer):
             max_block_size, self._steps = min(self.max_block_size, autograd.MAX_BLOCK_SIZE), autograd.autograd_steps
             message = f"fused path: autograd, up to {step_limit(trainer, max_block_size):,} steps per block ({reason})"
         else:
-            max_block_size, self._steps, self._last_step = self.max_block_size, sgd.fused_steps, sgd.fused_step
+            max_block_size, self._steps = self.max_block_size, sgd.fused_steps
             message = f"fused path: compiled CPU kernel, up to {step_limit(trainer, max_block_size):,} steps per block"
         if message != self._message:
-            if trainer.is_global_zero:
-                log.log(level, message)
             self._message = message
-            if self._last_step:
+            if trainer.is_global_zero:
+                logging.getLogger(__name__).log(level, message)
+            if self._steps is sgd.fused_steps:
                 with uninterrupted():  # Numba swallows a Ctrl-C while it loads
                     sgd.prepare(trainer.lightning_module.network)
         return max_block_size
 
     def training_step(self, batch: Any, *args: Any) -> Any:
         self._batch, output = batch, super().training_step(batch, *args)
-        if self._last_step:  # logged again as the kernel has it, so that the curve does not depend on where blocks end
-            self.lightning_module.log_train_loss(sgd.fused_loss(self.lightning_module.network, *batch))
+        if self._steps is sgd.fused_steps:
+            # Logged again as the kernel has it, so that the curve does not depend on where blocks end.
+            self.lightning_module.log_train_loss(self._fused_step([0.0], in_place=False))
         return output
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
-        if self._last_step is None:
+        if self._steps is not sgd.fused_steps:
             return super().optimizer_step(optimizer, closure, model, **kwargs)
         loss = closure()  # the Trainer's forward and backward, for its hooks and logs and for the gradients
+        internals.mark_as_stepped(optimizer)
         # The step itself by the kernel, as all others, so that the weights do not depend on where blocks end.
         with uninterrupted():
-            self._last_step(self.lightning_module.trainer, *self._batch)
+            self._fused_step([learning_rate(self.lightning_module.trainer)])
         return loss
+
+    def _fused_step(self, lrs: list[float], in_place: bool = True) -> Tensor:  # of the current batch; returns its loss
+        x, y = self._batch
+        return sgd.fused_sgd_steps(self.lightning_module.network, x[None], y[None], lrs, in_place)[0]
 
 
 class FusedStrategy(BlockSteps, SingleDeviceStrategy):
@@ -122,7 +121,7 @@ class FusedStrategy(BlockSteps, SingleDeviceStrategy):
     def parallel_devices(self, devices: list[torch.device]) -> None:
         if len(devices) > 1:
             raise UserError(f"strategy fused trains on one device, not on {len(devices)}: use strategy fused_ddp")
-        set_root_device(self, devices[0])
+        internals.set_root_device(self, devices[0])
 
 
 class FusedDDPStrategy(BlockSteps, DDPStrategy):
@@ -138,18 +137,30 @@ class BlockLoader(TrainingLoader):
         vars(self).update(vars(loader), strategy=strategy)  # the same loader in all but its iteration
 
     def __iter__(self) -> Iterator[Any]:
-        batches = super().__iter__()
-        while True:
-            self.strategy.make_block()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+        self.strategy.make_block()
+        for batch in super().__iter__():
             yield batch
+            self.strategy.make_block()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block, so that weights and counts stay those of the same steps."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
+        yield
+        return
+    received = []
+    handler = signal.signal(signal.SIGINT, lambda *args: received.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(*received[-1])
 
 
 def log_block(trainer: Trainer, losses: Tensor, lrs: list[float], first_point: int) -> None:
-    """Log the points of the curves that are due at steps of a block, which self.log does not see."""
+    """Log the points of the curves that are due at steps just made, which self.log does not see."""
     every = trainer.log_every_n_steps
     due = range(-(first_point + 1) % every, len(losses), every) if every else ()
     for logger in trainer.loggers if due and trainer.is_global_zero else ():
@@ -160,4 +171,4 @@ def log_block(trainer: Trainer, losses: Tensor, lrs: list[float], first_point: i
 
 
 for strategy in (FusedStrategy, FusedDDPStrategy):
-    StrategyRegistry.register(strategy.strategy_name, strategy, strategy.__doc__)
+    StrategyRegistry.register(strategy.strategy_name, strategy, strategy.__doc__, override=True)  # also at a reload

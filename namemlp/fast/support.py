@@ -9,20 +9,18 @@ from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from namemlp.lightning_internals import batches_ready, has_communication_hook, is_compiled, save_intervals
+from namemlp import lightning_internals as internals
 from namemlp.module import NameModule
 from namemlp.optimizers import RunChecks
 from namemlp.windows import ContextDataset, EpochSampler, TrainingLoader, collate
 
-STEP_HOOKS = (
-    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
-    *("on_after_backward", "on_before_optimizer_step"),
-)
+STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward")
+STEP_HOOKS += ("on_before_zero_grad", "on_before_optimizer_step")
+PRECISIONS = (Precision, DoublePrecision, HalfPrecision)
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 STEP_METHODS = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", *STEP_HOOKS)
 # Callbacks whose per-step hooks may be called at the last step of a block alone; others have `runs_in_blocks = True`.
 BLOCK_CALLBACKS = (Callback, ModelCheckpoint, RichProgressBar, RunChecks, Timer, TQDMProgressBar)
-
 # A block takes a tenth of a second, so that Ctrl-C need not wait, and some MB.
 MAX_BLOCK_MACS, MAX_BLOCK_INPUTS = 4e9, 16e6
 
@@ -30,38 +28,29 @@ MAX_BLOCK_MACS, MAX_BLOCK_INPUTS = 4e9, 16e6
 def unsupported_reason(trainer: Trainer) -> str | None:
     """Why the run of a Trainer cannot take the fused path, or None: what changes or watches single steps."""
     module, loader, optimizers = trainer.lightning_module, trainer.train_dataloader, trainer.optimizers
-    if not isinstance(module, NameModule):
-        return f"{type(module).__name__} is not a NameModule"
-    if not module.automatic_optimization:
-        return "the module optimizes manually"
-    if name := overridden_method(module, NameModule, STEP_METHODS):
-        return f"{type(module).__name__} overrides {name}"
-    if is_compiled(module):
-        return "the module is compiled"
-    if not is_plain_loader(loader):
-        return "the training loader is not the one of NamesDataModule"
-    if loader.num_workers:
-        return "num_workers > 0"
-    if any(overridden_method(owner, DataHooks, TRANSFER_HOOKS) for owner in (module, trainer.datamodule or module)):
-        return "batch-transfer hooks are overridden"
-    if len(optimizers) != 1 or not optimizers[0].param_groups or isinstance(optimizers[0], torch.optim.LBFGS):
-        return "exactly one first-order optimizer is required"
-    if any(config.reduce_on_plateau and config.interval == "step" for config in trainer.lr_scheduler_configs):
-        return "a scheduler follows a metric at every step"
-    if has_communication_hook(trainer.strategy):
-        return "a DDP communication hook is set"
-    if trainer.accumulate_grad_batches != 1:
-        return "gradients are accumulated"
-    if type(trainer.precision_plugin) not in (Precision, DoublePrecision, HalfPrecision):
-        return f"the precision is {trainer.precision}"
-    if torch.is_anomaly_enabled():
-        return "detect_anomaly is on"
-    if type(trainer.profiler) is not PassThroughProfiler:
-        return "a profiler measures the steps"
-    for callback in trainer.callbacks:
-        if not runs_in_blocks(callback):
-            return f"{type(callback).__name__} has per-step hooks"
-    return None
+    kind, overridden = type(module).__name__, overridden_method(module, NameModule, STEP_METHODS)
+    hooks = [overridden_method(owner, DataHooks, TRANSFER_HOOKS) for owner in (module, trainer.datamodule or module)]
+    is_one = len(optimizers) == 1 and optimizers[0].param_groups and not isinstance(optimizers[0], torch.optim.LBFGS)
+    step_schedulers = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+    reasons = {
+        f"{kind} is not a NameModule": not isinstance(module, NameModule),
+        "the module optimizes manually": not module.automatic_optimization,
+        f"{kind} overrides {overridden}": overridden,
+        "the module is compiled": internals.is_compiled(module),
+        "the training loader is not the one of NamesDataModule": not is_plain_loader(loader),
+        "num_workers > 0": getattr(loader, "num_workers", 0),
+        "batch-transfer hooks are overridden": any(hooks),
+        "exactly one first-order optimizer is required": not is_one,
+        "a scheduler follows a metric at every step": any(config.reduce_on_plateau for config in step_schedulers),
+        "a DDP communication hook is set": internals.has_communication_hook(trainer.strategy),
+        "gradients are accumulated": trainer.accumulate_grad_batches != 1,
+        f"the precision is {trainer.precision}": type(trainer.precision_plugin) not in PRECISIONS,
+        "detect_anomaly is on": torch.is_anomaly_enabled(),
+        "a profiler measures the steps": type(trainer.profiler) is not PassThroughProfiler,
+    }
+    reasons = (reason for reason, applies in reasons.items() if applies)
+    watchers = (f"{type(c).__name__} has per-step hooks" for c in trainer.callbacks if not runs_in_blocks(c))
+    return next(reasons, None) or next(watchers, None)
 
 
 def runs_in_blocks(callback: Callback) -> bool:
@@ -76,14 +65,11 @@ def runs_in_blocks(callback: Callback) -> bool:
 
 def overridden_method(thing: Any, base: type, names: tuple[str, ...]) -> str | None:
     """The first of these methods that is not the one of the base class, also where it was replaced on an instance."""
-    for name in names:
-        if getattr(getattr(thing, name), "__func__", None) is not getattr(base, name):
-            return name
-    return None
+    overridden = (n for n in names if getattr(getattr(thing, n), "__func__", None) is not getattr(base, n))
+    return next(overridden, None)
 
 
-def is_plain_loader(loader: Any) -> bool:
-    """Whether a training loader is as `NamesDataModule` makes it."""
+def is_plain_loader(loader: Any) -> bool:  # whether it is as `NamesDataModule` makes it for training
     if not isinstance(loader, TrainingLoader) or loader.collate_fn is not collate:
         return False
     is_plain = type(loader.sampler) is EpochSampler and type(loader.dataset) is ContextDataset
@@ -92,20 +78,18 @@ def is_plain_loader(loader: Any) -> bool:
 
 def next_block_size(trainer: Trainer, max_block_size: int) -> int:
     """The number of steps up to the next validation, save, or end of the epoch or run, but no more than so many."""
-    (in_epoch, in_all), step = batches_ready(trainer), trainer.global_step
+    (in_epoch, in_all), step = internals.batches_ready(trainer), trainer.global_step
     num_batches = min(trainer.num_training_batches, len(trainer.train_dataloader))
     room = [step_limit(trainer, max_block_size), num_batches - in_epoch]
-    room += [interval - step % interval for interval in save_intervals(trainer)]
-    ends = trainer.max_steps, trainer.min_steps  # the Trainer may stop at min_steps
-    room += [end - step for end in ends if end is not None and end > step]
+    room += [interval - step % interval for interval in internals.save_intervals(trainer)]
+    room += [end - step for end in (trainer.max_steps, trainer.min_steps or 0) if end > step]  # it may stop at both
     if isinstance(interval := trainer.val_check_batch, int):
-        counts_all_epochs = trainer.check_val_every_n_epoch is None
-        room.append(interval - (in_all if counts_all_epochs else in_epoch) % interval)
+        batches = in_all if trainer.check_val_every_n_epoch is None else in_epoch
+        room.append(interval - batches % interval)
     return max(1, min(room))
 
 
-def step_limit(trainer: Trainer, max_block_size: int) -> int:
-    """How many steps fit into a block, no more than so many."""
+def step_limit(trainer: Trainer, max_block_size: int) -> int:  # how many steps fit into a block, no more than so many
     loader = trainer.train_dataloader
     batch_size = min(loader.batch_size, len(loader.dataset))
     macs = 3 * batch_size * sum(p.numel() for p in trainer.lightning_module.parameters())  # forward, backward twice

@@ -2,20 +2,12 @@
 
 from namemlp import lazy_exports
 
-_BY_MODULE = {
-    "cache": ["load_or_make"],
-    "callbacks": ["BestCheckpoint", "FinalValidation", "Interrupted", "LastCheckpoint"],
-    "checkpoint_io": ["SafeCheckpointIO"],
-    "folders": [
-        *("LOG_DIR", "is_run_folder", "log_root", "read_curves", "resume_command", "run_folder", "run_lock"),
-        "write_error",
-    ],
-    "logger": ["RunLogger", "make_run_logger"],
-    "reading": [
-        *("check_checkpoint", "hparams_from_checkpoint", "open_checkpoint", "read_checkpoint", "trainer_settings")
-    ],
-    "resume_checks": ["check_resume", "flatten", "is_finished"],
+_MODULES = {
+    "cache": "load_or_make",
+    "callbacks": "BestCheckpoint FinalValidation Interrupted LastCheckpoint SafeCheckpointIO",
+    "folders": "LOG_DIR is_run_folder log_root read_curves resume_command run_lock write_error",
+    "logger": "RunLogger make_run_logger",
+    "reading": "check_checkpoint hparams_from_checkpoint open_checkpoint read_checkpoint trainer_settings",
+    "resume_checks": "check_resume flatten is_finished",
 }
-_MODULES = {name: module for module, names in _BY_MODULE.items() for name in names}
-__all__ = list(_MODULES)
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __all__ = lazy_exports(__name__, _MODULES)

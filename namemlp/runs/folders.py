@@ -2,8 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,17 @@ from namemlp.errors import UserError
 LOG_DIR = "lightning_logs"
 
 
-def is_run_folder(folder: Path) -> bool:
-    """Whether a folder was made by `fit`, as lightning_logs/version_N are."""
+def is_run_folder(folder: Path) -> bool:  # whether it was made by `fit`, as lightning_logs/version_N are
     return (folder / "hparams.yaml").is_file() and (folder / "config.yaml").is_file()
 
 
-def run_folder(ckpt_path: Path) -> Path:
-    """The folder of the run that a checkpoint lies in, if it lies in one."""
-    run = ckpt_path.parent.parent
-    return run if len(run.parts) >= 2 else Path(os.path.abspath(ckpt_path)).parent.parent  # as seen from within it
-
-
-def log_root(run: Path) -> Path:
-    """The folder of all runs next to a run, which TensorBoard is to show."""
+def log_root(run: Path) -> Path:  # the folder of all runs next to a run, which TensorBoard is to show
     return run.parent if run.parent.name == LOG_DIR or run.parent.parent.name != LOG_DIR else run.parent.parent
 
 
 def find_checkpoints(selector: str, root: Path) -> list[Path]:
-    """The `last` or `best` checkpoints of the runs below a folder, those of the newest run first.
-
-    The newest run is the one whose checkpoint was written last. A run's last checkpoints are last.ckpt and, should
-    that be damaged, whatever else it has saved.
-    """
-    found, pattern = {}, "*.ckpt" if selector == "last" else "best*.ckpt"
+    """The `last` or `best` checkpoints of the runs below a folder; first those of the run that has saved one last."""
+    found, pattern = {}, "*.ckpt" if selector == "last" else "best*.ckpt"  # all, should last.ckpt be damaged
     for folder in (*(root / LOG_DIR).glob("version_*/checkpoints"), *(root / LOG_DIR).glob("*/version_*/checkpoints")):
         times = {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
         newest = max(times.values(), default=0)
@@ -51,39 +38,28 @@ def resume_command(last: Path, *more: str) -> str:
     return shlex.join(["python", "-m", "namemlp", "fit", *config, "--ckpt_path", str(last), *more])
 
 
-@contextmanager
-def run_lock(trainer: Any) -> Iterator[None]:
-    """Let only this fit, of one or many processes, write to its folder; the lock ends with it, however that ends.
-
-    Raises: UserError: another fit does so.
-    """
+def run_lock(trainer: Any) -> AbstractContextManager:
+    """Let only this fit, of one or many processes, write to its folder. Raises: UserError: another fit does so."""
     if not trainer.is_global_zero or not trainer.checkpoint_callbacks:
-        yield
-        return
+        return nullcontext()
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock").acquire(blocking=False)
+        return FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout:
-        raise UserError(
-            f"{folder} is in use by another fit: wait until that has ended, or start a new run without --ckpt_path"
-        ) from None
-    with lock:
-        yield
+        way_out = "wait until that has ended, or start a new run without --ckpt_path"
+        raise UserError(f"{folder} is in use by another fit: {way_out}") from None
 
 
-def write_error(path: Path | str, error: OSError) -> UserError:
-    """What to raise where a file cannot be written."""
-    return UserError(
-        f"{path} cannot be written ({error.strerror}): make room there or give another trainer.default_root_dir"
-    )
+def write_error(path: Path | str, error: OSError) -> UserError:  # what to raise where a file cannot be written
+    way_out = "make room there or give another trainer.default_root_dir"
+    return UserError(f"{path} cannot be written ({error.strerror}): {way_out}")
 
 
-def fsync_path(path: Path) -> None:
-    """Have a file, or the names in a folder, outlast a power cut."""
+def fsync_path(path: Path) -> None:  # have a file, or the names in a folder, outlast a power cut
     if os.name == "nt" and path.is_dir():
         return  # cannot be opened there
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

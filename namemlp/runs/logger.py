@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from namemlp.errors import UserError
-from namemlp.runs.folders import LOG_DIR, is_run_folder, run_folder
+from namemlp.runs.folders import LOG_DIR, is_run_folder
 
 
 class RunLogger(TensorBoardLogger):
@@ -23,15 +23,13 @@ class RunLogger(TensorBoardLogger):
     def _get_next_version(self) -> int:
         while True:
             version = super()._get_next_version()
-            if rank_zero_only.rank != 0:
-                return version  # rank 0 decides where the run is
             try:
-                (Path(self.root_dir) / f"version_{version}").mkdir(parents=True)
+                if rank_zero_only.rank == 0:  # which decides where the run is
+                    Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+                return version
             except FileExistsError:
                 if not Path(self.root_dir).is_dir():
                     raise
-            else:
-                return version
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -42,9 +40,8 @@ class RunLogger(TensorBoardLogger):
         self.last_point = dict(values), step
         if values.get("train/loss", 0) > 0:
             values["train/log10_loss"] = math.log10(values["train/loss"])
-        # All values in one event, which takes a third of the time of one event each.
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        self.experiment.file_writer.add_summary(summary, (step or 0) + 1)
+        self.experiment.file_writer.add_summary(summary, (step or 0) + 1)  # in a third of the time of one each
 
     @rank_zero_only
     def save(self) -> None:
@@ -53,8 +50,7 @@ class RunLogger(TensorBoardLogger):
             super().save()
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Keep the file of a finished run open: its final losses are still to be written."""
+    def finalize(self, status: str) -> None:  # not yet a finished run's file: its final losses come after
         if status == "success":
             self.save()
             self.experiment.flush()
@@ -62,17 +58,14 @@ class RunLogger(TensorBoardLogger):
             super().finalize(status)
 
 
-def make_run_logger(
-    root: Path, name: str | None, ckpt_path: Path | None, checkpoint: dict[str, Any] | None
-) -> RunLogger:
-    """The logger of a new run below a folder, by some name, or of the run that a checkpoint lies in.
-
-    Raises: UserError: that is no name for a folder of runs, or not the name of that run.
-    """
+def make_run_logger(root: Path, name: str | None, ckpt_path: Path | None, checkpoint: dict | None) -> RunLogger:
+    """The logger of a new run, or of the run that a checkpoint lies in. Raises: UserError: the name is not its name."""
     if name is not None and (not re.fullmatch(r"\w[\w.-]*", name) or name.startswith("version_")):
         raise UserError(f"name is {name!r}: it may have letters, digits, '_', '-' and '.', and not begin with version_")
     shared = dict(default_hp_metric=False, max_queue=1000)  # room for the points of a block: training never waits
-    run = ckpt_path and run_folder(ckpt_path)
+    run = ckpt_path and ckpt_path.parent.parent
+    if run and len(run.parts) < 2:  # as seen from within it
+        run = Path(os.path.abspath(ckpt_path)).parent.parent
     if run is None or not is_run_folder(run):
         return RunLogger(root, name=LOG_DIR if name is None else f"{LOG_DIR}/{name}", **shared)
     if name is not None and run.parent.name != name:

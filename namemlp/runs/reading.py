@@ -10,7 +10,6 @@ from typing import IO, Any
 
 import fsspec
 import torch
-from torch import Tensor
 
 from namemlp.errors import UserError
 from namemlp.runs.folders import LOG_DIR, find_checkpoints
@@ -30,15 +29,13 @@ ENTRIES = re.compile(r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.\w+|\.data/
 
 
 class UnsafeCheckpointError(UserError):
-    """A checkpoint that is made to do harm."""
+    """A checkpoint that is made to do harm: to run code, to take more memory than it is large, to reach other files."""
 
 
 def open_checkpoint(selector: str | None, root: Path, is_fit: bool, command: str) -> tuple[Path, dict[str, Any]]:
-    """The path and the content of a checkpoint: of a path, or of `last` or `best` of the newest run below a folder.
+    """The path and content of a checkpoint, given by its path or as `last` or `best`: of the newest run below a folder.
 
-    A damaged one of a run is skipped for the previous one, which is said on stderr.
-
-    Raises: UserError: there is none.
+    A damaged one is skipped for the previous one, which is said on stderr. Raises: UserError: there is none.
     """
     if selector is None:
         raise UserError(f"{command} needs a checkpoint: --ckpt_path last, or the path of one")
@@ -48,34 +45,24 @@ def open_checkpoint(selector: str | None, root: Path, is_fit: bool, command: str
             reason = "is a folder" if path.is_dir() else "no such file"
             raise UserError(f"--ckpt_path {path}: {reason}; give a .ckpt file, or last for the newest run's last one")
         return path, read_checkpoint(path, is_fit)
-    errors, skipped = [], []
+    damaged = {}
     for path in find_checkpoints(selector, root):
         try:
             checkpoint = read_checkpoint(path, is_fit)
         except UnsafeCheckpointError:
             raise
         except UserError as error:
-            errors.append(error)
-            skipped.append(f"namemlp: skipping damaged {path}; using")
+            damaged[path] = error
         else:
-            for message in skipped:
-                print(message, path, file=sys.stderr)
+            for skipped in damaged:
+                print(f"namemlp: skipping damaged {skipped}; using {path}", file=sys.stderr)
             return path, checkpoint
-    if errors:
-        raise errors[0]
-    raise UserError(
-        f"--ckpt_path {selector}: no run in {root / LOG_DIR} has a checkpoint; run fit first or give a path"
-    )
+    nothing = f"--ckpt_path {selector}: no run in {root / LOG_DIR} has a checkpoint; run fit first or give a path"
+    raise next(iter(damaged.values()), UserError(nothing))
 
 
 def read_checkpoint(path: Path, is_fit: bool = False) -> dict[str, Any]:
-    """A checkpoint of this program, read without running anything in it.
-
-    Raises:
-        UnsafeCheckpointError: the file is made to run code, to take more memory than it is large, or to reach for
-            other files.
-        UserError: it is damaged, is no such checkpoint, or (for fit) contains weights only.
-    """
+    """Read a checkpoint. Raises: UserError: it is unsafe, damaged, not ours, or (for fit) contains weights only."""
     checkpoint = check_checkpoint(path)
     if is_fit and not (checkpoint.keys() >= RESUME_KEYS and checkpoint["optimizer_states"]):
         raise UserError(f"{path} contains weights only; cannot resume training: give another --ckpt_path")
@@ -91,129 +78,100 @@ def check_checkpoint(path: Any, is_name_module: bool = True) -> dict[str, Any]:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise UserError(f"{path}: {reason}; give another --ckpt_path") from error
-    start, damaged = file.tell(), f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path"
+    start = file.tell()
     try:
-        check_archive(file, path)
+        check_archive(file)
         file.seek(start)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        check_values(checkpoint, path, is_name_module)
+        check_values(checkpoint, is_name_module)
         hparams_from_checkpoint(checkpoint)
         names = checkpoint.get("training_names", torch.zeros(0, dtype=torch.int32))
-        is_whole = names.dtype == torch.int32 and names.dim() == 1 and 0 <= checkpoint["global_step"] < 2**63
-        is_whole = is_whole and checkpoint.keys() >= REQUIRED_KEYS
-    except UnsafeCheckpointError:
-        raise
+        is_valid = (names.dtype, names.dim()) == (torch.int32, 1) and 0 <= checkpoint["global_step"] < 2**63
+        if not (is_valid and checkpoint.keys() >= REQUIRED_KEYS):
+            raise ValueError("a value is missing or not valid")
+    except UnsafeCheckpointError as error:
+        raise UnsafeCheckpointError(f"{path} {error}: give another --ckpt_path") from error
     except Exception as error:  # a damaged file fails in many ways
-        raise UserError(damaged) from error
+        raise UserError(f"{path} is not a checkpoint of namemlp, or it is damaged: give another --ckpt_path") from error
     finally:
         file.seek(start) if file is path else file.close()
     if "known_names" in checkpoint:
         raise UserError(f"{path} was saved by namemlp 0.1, whose checkpoints this version does not read: train again")
-    if not is_whole:
-        raise UserError(damaged)
     return checkpoint
 
 
-def check_archive(file: IO[bytes], name: Any) -> None:
-    """Look into a file before torch does.
-
-    Raises:
-        UnsafeCheckpointError: loading it would run code or take far more memory than the file is large.
-        Exception: it is damaged. (torch.load does not notice a changed bit.)
-    """
+def check_archive(file: IO[bytes]) -> None:
+    """Look into a file before torch does, which does not notice a changed bit. Raises: Exception: it is damaged."""
     start, size = file.tell(), file.seek(0, os.SEEK_END)
-    file.seek(start)
     if not zipfile.is_zipfile(file):
         file.seek(start)
-        check_pickle(file.read(2**20), name)
+        check_pickle(file.read(2**20))
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        is_packed = is_packed or not all(ENTRIES.fullmatch(entry.filename) for entry in entries)
-        if is_packed or sum(entry.file_size for entry in entries) > size:
-            raise UnsafeCheckpointError(
-                f"{name} is packed as torch never does, and may hold more than its size: give another --ckpt_path"
-            )
+        is_plain = all(e.compress_type == zipfile.ZIP_STORED and ENTRIES.fullmatch(e.filename) for e in entries)
+        if not is_plain or sum(entry.file_size for entry in entries) > size:
+            raise UnsafeCheckpointError("is packed as torch never does, and may hold more than its size")
         for entry in entries:
+            content = archive.read(entry)  # an error where a bit has changed
             if entry.filename.endswith(".pkl"):
-                check_pickle(archive.read(entry), name)
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")
+                check_pickle(content)
 
 
-def check_pickle(pickled: bytes, name: Any) -> None:
-    """Refuse a pickle that names anything but what tensors and plain values need."""
+def check_pickle(pickled: bytes) -> None:  # refuse one that names anything but what tensors and plain values need
     strings = ["", ""]  # the last two, which are what STACK_GLOBAL names unless it has been made to mislead
     for operation, argument, _ in pickletools.genops(pickled):
         if isinstance(argument, str) and "\0" in argument:  # where torch would take a name to end
-            raise UnsafeCheckpointError(f"{name} has a NUL in a name: give another --ckpt_path")
+            raise UnsafeCheckpointError("has a NUL in a name")
         if "UNICODE" in operation.name:
             strings = [strings[1], argument]
         named = " ".join(strings) if operation.name == "STACK_GLOBAL" else argument or operation.name
         if operation.name in IMPORTS and not (operation.name == "GLOBAL" and ALLOWED_GLOBALS.fullmatch(named)):
-            code = str(named).replace(" ", ".")
-            raise UnsafeCheckpointError(f"{name} would run code ({code}) and is not read: give another --ckpt_path")
+            raise UnsafeCheckpointError(f"would run code ({str(named).replace(' ', '.')}) and is not read")
 
 
-def check_values(checkpoint: dict[str, Any], name: Any, is_name_module: bool) -> None:
-    """Look at all values of a checkpoint before anything is built from them.
-
-    Raises:
-        UnsafeCheckpointError: they would take far more memory than the file is large, or name files outside their
-            folder.
-    """
-    count, waiting = 0, [checkpoint]
-    while waiting:
-        value = waiting.pop()
-        count += 1
-        if isinstance(value, Tensor):
+def check_values(checkpoint: dict[str, Any], is_name_module: bool) -> None:
+    """Look at all values of a checkpoint before anything is built from them."""
+    values = [checkpoint]
+    for value in values:  # which grows on the way
+        if torch.is_tensor(value):
             if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
-                raise UnsafeCheckpointError(f"{name} holds a tensor larger than its memory: give another --ckpt_path")
+                raise UnsafeCheckpointError("holds a tensor larger than its memory")
         elif isinstance(value, dict):
-            waiting += [*value.keys(), *value.values()]
+            values += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set)):
-            waiting += value
-        if count + len(waiting) > MAX_VALUES:
-            raise UnsafeCheckpointError(f"{name} holds more than {MAX_VALUES:,} values: give another --ckpt_path")
-    hparams, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+            values += value
+        if len(values) > MAX_VALUES:
+            raise UnsafeCheckpointError(f"holds more than {MAX_VALUES:,} values")
+    hparams = checkpoint["hyper_parameters"]
     if is_name_module and hparams.get("network", "mlp") == "mlp":
-        V, C, H, T = len(hparams["vocabulary"]), *(hparams[key] for key in SIZES)
+        V, T = len(hparams["vocabulary"]), hparams["context_length"]
+        C, H = hparams["embedding_dim"], hparams["hidden_size"]
         for part, shape in {"embedding": (V, C), "hidden": (H, T * C), "output": (V, H)}.items():
-            saved = tuple(weights[f"network.{part}.weight"].shape)
+            saved = tuple(checkpoint["state_dict"][f"network.{part}.weight"].shape)
             if saved != shape:
-                raise UnsafeCheckpointError(
-                    f"{name} holds network.{part}.weight as {saved} but says it is {shape}: give another --ckpt_path"
-                )
+                raise UnsafeCheckpointError(f"holds network.{part}.weight as {saved} but says it is {shape}")
     for state in checkpoint.get("callbacks", {}).values():
-        if not isinstance(state, dict) or "best_k_models" not in state:
-            continue
-        # ModelCheckpoint removes what its state names as its own.
-        inside = os.path.normpath(state.get("dirpath") or "") + os.sep
-        paths = [state.get("kth_best_model_path"), state.get("last_model_path"), *state["best_k_models"]]
-        for path in filter(None, paths):
-            if not os.path.normpath(path).startswith(inside):
-                raise UnsafeCheckpointError(f"{name} names {path} as a checkpoint of its run: give another --ckpt_path")
-
-
-SIZES = ("embedding_dim", "hidden_size", "context_length")
+        if isinstance(state, dict) and "best_k_models" in state:  # what it names as its own ModelCheckpoint removes
+            inside = os.path.normpath(state.get("dirpath") or "") + os.sep
+            for path in [state.get("kth_best_model_path"), state.get("last_model_path"), *state["best_k_models"]]:
+                if path and not os.path.normpath(path).startswith(inside):
+                    raise UnsafeCheckpointError(f"names {path} as a checkpoint of its run")
 
 
 def hparams_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was trained with, by their names on the command line."""
     model, data = dict(checkpoint["hyper_parameters"]), dict(checkpoint.get("datamodule_hyper_parameters", {}))
+    trainer = {name: value for name, value in checkpoint.get("trainer", {}).items() if name in TRAINER_KEYS}
     settings = {name: model.pop(name) for name in ("optimizer", "lr_scheduler")}
     if "seed" in data:
         settings["seed_everything"] = data.pop("seed")
     data["vocabulary"] = model.pop("vocabulary")
     data.pop("context_length", None)  # follows from the model's
-    settings.update({f"model.{name}": value for name, value in model.items()})
-    settings.update({f"data.{name}": value for name, value in data.items()})
-    trainer = checkpoint.get("trainer", {})
-    settings.update({f"trainer.{name}": trainer[name] for name in TRAINER_KEYS if name in trainer})
+    for part, values in {"model": model, "data": data, "trainer": trainer}.items():
+        settings |= {f"{part}.{name}": value for name, value in values.items()}
     return settings
 
 
-def trainer_settings(trainer: Any) -> dict[str, Any]:
-    """What a checkpoint keeps of the Trainer's settings, as plain values."""
+def trainer_settings(trainer: Any) -> dict[str, Any]:  # those that a checkpoint keeps, as plain values
     settings = {name: getattr(trainer, name) for name in (*TRAINER_KEYS, "world_size")}
     return {name: getattr(value, "value", value) for name, value in settings.items()}

@@ -9,43 +9,27 @@ from namemlp.errors import UserError
 from namemlp.runs.reading import TRAINER_KEYS, hparams_from_checkpoint
 
 # The shape must stay for anything at all; data and steps where training is resumed.
-SHAPE_KEYS = ("data.vocabulary", *(f"model.{name}" for name in ("context_length", "embedding_dim", "hidden_size")))
-DATA_KEYS = (
-    "seed_everything",
-    *(f"data.{name}" for name in ("lowercase", "split", "shuffles", "split_seed", "replacement")),
-)
+SHAPE_KEYS = ["data.vocabulary", "model.context_length", "model.embedding_dim", "model.hidden_size"]
+DATA_KEYS = ["seed_everything", "data.lowercase", "data.split", "data.shuffles", "data.split_seed", "data.replacement"]
+STEP_KEYS = ["model.dropout", *(f"trainer.{name}" for name in TRAINER_KEYS)]
 STEP_SIZE = "examples per step (data.batch_size x processes)"
-STEP_KEYS = ("model.dropout", *(f"trainer.{name}" for name in TRAINER_KEYS))
 
 
 def check_resume(
-    path: Path,
-    checkpoint: dict[str, Any],
-    given: dict[str, Any],
-    data: NamesDataModule,
-    command: str,
-    world_size: int = 1,
-    allow_changes: bool = False,
+    path: Path, checkpoint: dict, given: dict, data: NamesDataModule, command: str, world_size: int, allow_changes: bool
 ) -> list[str]:
-    """Refuse settings, by their names on the command line, under which a checkpoint cannot be used or resumed exactly.
+    """Raise a UserError for settings or a list under which a checkpoint cannot be used, or resumed exactly.
 
     Where changes are allowed, what they touch is reset in the checkpoint: the optimizer and its schedule, or the
-    training examples, which start with a new epoch.
-
-    Returns:
-        A sentence for each change that was allowed.
-
-    Raises: UserError: a setting, or the list of names, is not the checkpoint's.
+    training examples, which start with a new epoch. Returns a sentence for each.
     """
     saved, ours = flatten(hparams_from_checkpoint(checkpoint)), flatten(given)
     ours["data.vocabulary"] = data.vocabulary.characters
+    names = sorted(saved | ours)
 
     def mismatches(names: Iterable[str]) -> list[str]:
-        return [
-            f"{name.replace('.init_args', '')} is {ours.get(name)} here but {saved.get(name)} in {path}"
-            for name in names
-            if ours.get(name) != saved.get(name)
-        ]
+        values = ((name.replace(".init_args", ""), ours.get(name), saved.get(name)) for name in names)
+        return [f"{name} is {new} here but {old} in {path}" for name, new, old in values if new != old]
 
     is_fit = command == "fit"
     data_changes, optimizer_changes, step_changes = [], [], []
@@ -55,8 +39,7 @@ def check_resume(
             settings[STEP_SIZE] = settings["data.batch_size"] * processes
         data_changes = mismatches([*DATA_KEYS, "data.batch_size" if world_size == saved_world_size else STEP_SIZE])
         for part in ("optimizer", "lr_scheduler"):
-            names = [f"{part}.class_path", *sorted(name for name in saved | ours if name.startswith(part))]
-            optimizer_changes += mismatches(names)[:1]
+            optimizer_changes += mismatches(name for name in names if name.startswith(part))[:1]  # the class first
         step_changes = mismatches(name for name in STEP_KEYS if name in saved)
     # A changed list would be split differently, and names that were trained on would come up in validation.
     is_same_path = ours["data.path"] == saved.get("data.path", ours["data.path"])
@@ -66,8 +49,7 @@ def check_resume(
             f"{data.source} (SHA-256 {data.splits.sha256[:8]}…) is not the list that {path} was trained on, which was "
             f"{saved.get('data.path') or 'the bundled one'} as it was then ({str(sha256)[:8]}…)"
         )
-    network_keys = sorted(name for name in saved | ours if name.startswith("model.network"))
-    shape_changes = mismatches([*SHAPE_KEYS, *network_keys])
+    shape_changes = mismatches([*SHAPE_KEYS, *(name for name in names if name.startswith("model.network"))])
     changes = data_changes + optimizer_changes + step_changes
     if changes and not allow_changes:
         raise UserError(f"{changes[0]}: match it, start a new run, or pass --allow_changes")
@@ -82,10 +64,9 @@ def check_resume(
 
 def is_finished(checkpoint: dict[str, Any], trainer: Any) -> bool:
     """Whether a checkpoint has all the steps, or all the epochs, that are asked for."""
-    if 0 <= trainer.max_steps <= checkpoint["global_step"]:
-        return True
-    if trainer.max_epochs is None or trainer.max_epochs < 0:
-        return False
+    has_all_steps = 0 <= trainer.max_steps <= checkpoint["global_step"]
+    if has_all_steps or trainer.max_epochs is None or trainer.max_epochs < 0:
+        return has_all_steps
     loop = checkpoint["loops"]["fit_loop"]
     epochs = loop["epoch_progress"]["current"]
     is_at_end = loop["epoch_loop.batch_progress"]["is_last_batch"] and epochs["processed"] < epochs["ready"]
@@ -95,13 +76,11 @@ def is_finished(checkpoint: dict[str, Any], trainer: Any) -> bool:
 def reset_to_epoch_start(checkpoint: dict[str, Any]) -> None:
     """Have a run be resumed at the start of an epoch, whatever its examples are now."""
     loop = checkpoint["loops"]["fit_loop"]
-    for counts in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    for counts in (epochs["current"], epochs["total"], batches["total"]):
         counts.update(dict.fromkeys(counts, counts["ready"]))
-    batches = loop["epoch_loop.batch_progress"]
     batches["current"].update(dict.fromkeys(batches["current"], 0))
-    batches["total"].update(dict.fromkeys(batches["total"], batches["total"]["ready"]))
-    batches["is_last_batch"] = False
-    loop["state_dict"] = {}  # of the loader
+    batches["is_last_batch"], loop["state_dict"] = False, {}  # the state of the loader
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,14 +2,6 @@
 
 from namemlp import lazy_exports
 
-_FIGURES = (
-    "count_pairs",
-    "gaussian_smooth",
-    "plot_losses",
-    "plot_lr_range_test",
-    "plot_next_characters",
-    "save_figure",
-)
-_MODULES = {"ModelDiagnostics": "diagnostics", "StepProgressBar": "progress", **dict.fromkeys(_FIGURES, "figures")}
-__all__ = list(_MODULES)
-__getattr__ = lazy_exports(__name__, _MODULES)
+_FIGURES = "count_pairs gaussian_smooth plot_losses plot_lr_range_test plot_next_characters save_figure"
+_MODULES = {"diagnostics": "ModelDiagnostics", "figures": _FIGURES, "progress": "StepProgressBar"}
+__getattr__, __all__ = lazy_exports(__name__, _MODULES)
