@@ -23,6 +23,8 @@ from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
+from tests.processes import Command
+
 PACKAGE = Path(__file__).parents[1] / "namemlp"
 WINGS = ("fast", "runs", "viz", "commands")
 CORE = [file for file in PACKAGE.glob("*.py") if not file.stem.startswith("__")]
@@ -92,13 +94,16 @@ def test_wings_do_not_import_in_a_circle():
     assert not any("commands" in others for others in imports.values())
 
 
-def test_core_alone_trains(tmp_path):
+def test_core_alone_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     core = tmp_path / "namemlp"
     core.mkdir()
     for file in (*PACKAGE.glob("*.py"), PACKAGE / "names.txt"):
         shutil.copy(file, core)
     source = """
 import sys
+for name in [name for name in sys.modules if name.startswith("namemlp")]:
+    del sys.modules[name]
 from lightning import Trainer
 import namemlp
 from namemlp import NameModule, NamesDataModule
@@ -113,8 +118,9 @@ assert len(NameModule.load_from_checkpoint("3.ckpt").sample(2, seed=1)) == 2
 cli = NameCLI(args=["fit", "--trainer.max_steps=5", "--ckpt_path=3.ckpt"], trainer_defaults={**settings})
 assert cli.trainer.global_step == 5
 """
-    command = [sys.executable, "-c", source, str(tmp_path)]
-    subprocess.run(command, check=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    script = tmp_path / "train.py"
+    script.write_text(source)
+    Command(tmp_path, script=script).result()
 
 
 def test_sampling_imports_no_lightning():

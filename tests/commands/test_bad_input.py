@@ -2,9 +2,6 @@
 
 import io
 import os
-import resource
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from fsspec import AbstractFileSystem
 from namemlp.optimizers import INVALID_SETTINGS
 from namemlp.runs import read_checkpoint
 from tests.conftest import SMALL
+from tests.processes import Command
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 GIVE_LIST = "data.path takes a list of names, one per line"
@@ -214,17 +212,11 @@ def test_log_folder_without_write_permission(fit, namemlp, folder, more):
 def test_full_disk_leaves_the_previous_checkpoints_intact(fit, room, settings, file):
     """No file can grow beyond some bytes, as if the disk were full."""
     fit(5, "--model.hidden_size=1000")  # checkpoints of 180 kB
-    command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=100000", *settings]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"namemlp: error: {Path('lightning_logs/version_0') / file}")
-    assert f" cannot be written (File too large): {MAKE_ROOM} (the previous checkpoint {LAST} is intact)" in done.stderr
-    assert done.stderr.count("\n") == 1
+    command = Command("fit", "--ckpt_path=last", "--trainer.max_steps=100000", *settings, max_file_bytes=room)
+    assert command.wait() == 2, command.err
+    assert command.err.startswith(f"namemlp: error: {Path('lightning_logs/version_0') / file}")
+    assert f" cannot be written (File too large): {MAKE_ROOM} (the previous checkpoint {LAST} is intact)" in command.err
+    assert command.err.count("\n") == 1
     step = read_checkpoint(Path(LAST))["global_step"]
     assert step == 5 if file else step > 5
     assert not list(Path(LAST).parent.glob("*.part"))

@@ -1,9 +1,9 @@
 """The real command, run in a temporary folder."""
 
-import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import zipfile
 from inspect import signature
 from pathlib import Path
 
+import hatchling.build
 import pytest
 import torch
 import yaml
@@ -24,6 +25,7 @@ from namemlp.optimizers import SGD
 from namemlp.runs import LastCheckpoint, flatten
 from namemlp.runs.reading import RESUME_KEYS
 from tests.conftest import SMALL, SMALL_LIST, curves
+from tests.processes import Command, start_two
 
 PROJECT = Path(__file__).parents[2]
 BASE, TUNED = PROJECT / "configs" / "base.yaml", PROJECT / "configs" / "tuned.yaml"
@@ -95,17 +97,15 @@ def test_fit_writes_a_run_folder_and_prints_the_next_commands(fit):
 
 
 def test_stderr_has_no_tips_and_no_false_warnings(fit):
-    def stderr(*args):
-        run = subprocess.run([sys.executable, "-m", "namemlp", *args], capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        return run.stderr
-
     settings = [setting for setting in SMALL if "log_every" not in setting]
-    assert stderr("fit", "--data.path=names.txt", *settings, "--trainer.max_steps=20") == ""
+    first = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *settings, "--trainer.max_steps=20"]
+    assert subprocess.run(first, capture_output=True, text=True).stderr == ""  # also none of an import
     Path("lightning_logs").rename("moved")
-    moved = "moved/version_0/checkpoints/last.ckpt"
-    assert stderr("test", f"--ckpt_path={moved}") == ""
-    assert stderr("fit", f"--ckpt_path={moved}", "--trainer.max_steps=25", "--trainer.limit_val_batches=0") == ""
+    moved = "--ckpt_path=moved/version_0/checkpoints/last.ckpt"
+    for more in (["test", moved], ["fit", moved, "--trainer.max_steps=25", "--trainer.limit_val_batches=0"]):
+        command = Command(*more)
+        assert command.result()
+        assert command.err == ""
 
 
 def test_progress_is_one_line_per_validation_or_a_bar_on_a_terminal(fit, namemlp):
@@ -116,16 +116,13 @@ def test_progress_is_one_line_per_validation_or_a_bar_on_a_terminal(fit, namemlp
     assert "step " not in fit(30, "--trainer.enable_progress_bar=false").out
 
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=30"]
-    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # the end
-            while part := os.read(ours, 4096):
-                shown += part
-    os.close(ours)
-    assert process.returncode == 0, shown
+    terminal = dict(terminal=os.ttyname(theirs), environment={"COLUMNS": "120", "TERM": "xterm"})
+    command = Command("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=30", **terminal)
+    shown = b""
+    while command.process.is_alive() or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.1)[0]:
+            shown += os.read(ours, 4096)
+    assert command.wait() == 0, shown
     val = curves("lightning_logs/version_2")["val/loss"][30]
     plain = re.sub(r"\x1b\[[\d;?]*\w", "", shown.decode())
     assert re.search(rf"━ +30/30 steps loss [\d.]+, val/loss {val:.4f}, [\d,]+ steps/s", plain), plain
@@ -329,24 +326,23 @@ def test_seeds_decide_the_order_and_the_initial_weights(fit):
     assert moved[1] > 1  # other initial weights
 
 
-def fit_until(step, signum, *args):
-    """Start an endless `fit` in another process and send it a signal after a step: its exit code and output."""
-    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=1000000"]
-    process = subprocess.Popen([*command, *args], stdout=subprocess.PIPE, text=True, start_new_session=True)
+def interrupt(step, signum, *commands):
+    """Send a signal to the first process of an endless `fit` after a step: the exit codes, and what the first wrote."""
     try:
-        while not process.stdout.readline().startswith(f"step {step}"):
-            assert process.poll() is None
-        process.send_signal(signum)
-        rest, _ = process.communicate(timeout=60)
+        commands[0].wait_for(lambda: f"\nstep {step}" in commands[0].out)
+        os.kill(commands[0].pid, signum)
+        return [command.wait() for command in commands], commands[0].out
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, rest
+        for command in commands:
+            command.kill()
+
+
+ENDLESS = ("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=1000000")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_run_stopped_by_a_signal_resumes_exactly(fit, signum):
-    code, rest = fit_until(400, signum, "--trainer.val_check_interval=200")
+    [code], rest = interrupt(400, signum, Command(*ENDLESS, "--trainer.val_check_interval=200"))
     assert code == 128 + signum
     stopped = int(re.search(r"interrupted at step ([\d,]+); resume with: ", rest)[1].replace(",", ""))
     assert f"--ckpt_path {LAST.format(0)}" in rest
@@ -362,9 +358,10 @@ def test_run_stopped_by_a_signal_resumes_exactly(fit, signum):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_one_of_two_processes_stops_both(folder, signum):
-    two = ("--trainer.strategy=fused_ddp", "--trainer.devices=2")
-    code, rest = fit_until(50, signum, "--trainer.val_check_interval=50", *two)
-    assert code == 128 + signum
+    settings = ("--trainer.strategy=fused_ddp", "--trainer.devices=2", "--trainer.val_check_interval=50")
+    codes, rest = interrupt(50, signum, *start_two(*ENDLESS, *settings))
+    assert codes[0] == 128 + signum
+    assert codes[1] in (128 + signum, 128 + signal.SIGTERM)  # asked to stop by the first
     assert "interrupted at step" in rest
     assert Path(LAST.format(0)).is_file()
 
@@ -521,12 +518,12 @@ def test_help_explains_settings(namemlp):
     assert "--ckpt_path CKPT_PATH Checkpoint to resume from" in text
 
 
-def test_wheel_works_outside_the_project(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, PROJECT]
-    subprocess.run(build, check=True)
-    [wheel] = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "import sys, namemlp; print(namemlp.__file__); sys.argv[1:] = ['fit', '--trainer.max_steps=2']; "
+def test_wheel_works_outside_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    wheel = hatchling.build.build_wheel(tmp_path)
+    zipfile.ZipFile(tmp_path / wheel).extractall(tmp_path / "site")
+    code = "import sys, namemlp; print(namemlp.__file__); "
+    code += "sys.argv[1:] = ['fit', '--trainer.max_steps=2', '--trainer.strategy=auto']; "  # compiles no kernel
     code += "from namemlp.__main__ import main; main()"
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

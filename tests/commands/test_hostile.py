@@ -4,8 +4,6 @@ import io
 import os
 import pickle
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 
 from namemlp import NameModule, UserError
 from tests.conftest import SMALL
+from tests.processes import Command
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 
@@ -226,7 +225,5 @@ def test_script_can_allow_classes_of_its_own(folder):
         'set_parsing_settings(import_path_allowlist=["harm"])\n'
         "main()\n"
     )
-    command = [sys.executable, "own.py", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=2"]
-    done = subprocess.run([*command, "--trainer.callbacks=harm.Greet"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("hi\n")
+    settings = ("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=2", "--trainer.callbacks=harm.Greet")
+    assert Command(*settings, script="own.py").result().startswith("hi\n")

@@ -4,20 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import namemlp as package
-
-COMPILED = """
-import torch
-from namemlp import NameModule
-model = NameModule(".ab")
-compiled = torch.compile(model, backend="eager")
-x = torch.tensor([[0, 1, 2]])
-assert torch.equal(compiled(x), model(x))
-optimizer = torch.optim.Adam(model.parameters())
-compiled(x).sum().backward()
-torch.compile(optimizer.step, backend="eager")()
-"""
 
 
 def run(code, *args):
@@ -39,8 +28,9 @@ def test_sample_and_plot_do_not_import_lightning(fit, command):
 def test_importing_the_library_loads_its_parts_on_first_use():
     done = run("import namemlp, sys; print(dir(namemlp)); print('torch' in sys.modules)")
     assert done.stdout.splitlines() == [str(sorted([*package.__all__, "__version__"])), "False"]
-    done = run("from namemlp import *; print([Vocabulary('.a'), NameMLP, FusedDDPStrategy, UserError][0])")
-    assert done.stdout == ".a\n"
+    names = {}
+    exec("from namemlp import *", names)
+    assert names.keys() >= set(package.__all__)
 
 
 def test_public_names():
@@ -51,4 +41,9 @@ def test_public_names():
 
 
 def test_models_can_be_compiled():
-    run(COMPILED)
+    model, x = package.NameModule(".ab"), torch.tensor([[0, 1, 2]])
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(x), model(x))
+    optimizer = torch.optim.Adam(model.parameters())
+    compiled(x).sum().backward()
+    torch.compile(optimizer.step, backend="eager")()

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from lightning import Trainer
@@ -64,6 +66,7 @@ def test_two_passes_without_a_trainer_are_two_whole_epochs(folder, num_workers):
     assert not torch.equal(*passes)
     for examples in passes:
         assert sorted(examples.tolist()) == sorted(everything.tolist())
+    end_workers(loader)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -74,6 +77,13 @@ def test_num_workers_does_not_change_the_order(folder, num_workers):
     assert loader.num_workers == num_workers
     y = torch.cat([y for _, y in loader])
     assert torch.equal(y, data.train_set[loader.sampler.order(0)][1])
+    end_workers(loader)
+
+
+def end_workers(loader):
+    """At once: as a part of larger garbage each would be waited for for 5 seconds."""
+    loader._iterator = None
+    gc.collect()
 
 
 def test_an_epoch_of_a_trainer_reads_every_example_once(data):

@@ -2,8 +2,6 @@
 
 import copy
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 
 from namemlp import NameModule, UserError, sampling
 from tests.conftest import SMALL_LIST
+from tests.processes import Command
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 
@@ -75,8 +74,9 @@ def test_frequencies_of_200_000_names_match_their_probabilities(tiny, monkeypatc
 def test_characters_with_probability_0_are_never_drawn(tiny):
     start = torch.zeros(3, 2, dtype=torch.int64)
     numbers = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)  # 0 would be the end mark
-    assert 0 not in sampling.NextCharacters(tiny.network, 3, 2, 1.0, None, 1).draw(start, numbers)
-    assert len(set(sampling.NextCharacters(tiny.network, 3, 2, 1.0, 1, 1).draw(start, numbers).tolist())) == 1
+    sums, likeliest = (sampling.running_sums(tiny.network, 3, 2, 1.0, top_k, 1)(start) for top_k in (None, 1))
+    assert 0 not in torch.searchsorted(sums, numbers[:, None], right=True)
+    assert len(set(torch.searchsorted(likeliest, numbers[:, None], right=True)[:, 0].tolist())) == 1
 
 
 def test_the_names_of_a_seed_do_not_depend_on_batches_or_the_table(tiny, monkeypatch):
@@ -206,9 +206,8 @@ def test_sampling_needs_only_the_checkpoint(fit, namemlp, tmp_path, monkeypatch)
 def test_the_example_script_prints_names_of_its_model(folder):
     example = Path(__file__).parents[2] / "examples" / "fit_and_sample.py"
     code = example.read_text().replace("max_steps=50_000", "max_steps=200").replace("10_000", "100")
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    *scored, started = run.stdout.splitlines()[-11:]
+    Path("example.py").write_text(code)
+    *scored, started = Command(script="example.py").result().splitlines()[-11:]
     names = [line.split()[1] for line in scored]
     model = NameModule.load_from_checkpoint("names.ckpt")
     assert names == model.sample(10, temperature=0.8, seed=1, novel=True)

@@ -2,10 +2,7 @@
 
 import copy
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
@@ -18,6 +15,7 @@ from torch.nn import functional as F
 from namemlp import NameMLP, UserError
 from namemlp.fast import kernel, sgd
 from namemlp.fast.sgd import fused_sgd_steps
+from tests.processes import Command
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 
@@ -180,10 +178,11 @@ def run_copy(tmp_path):
     """
     package = tmp_path / "namemlp"
     shutil.copytree(Path(sgd.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG"))}
-    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home/.cache")}
     code = (
-        "import hashlib, torch; from namemlp import NameMLP; from namemlp.fast import sgd, kernel;"
+        "import hashlib, sys, torch; sys.dont_write_bytecode = True;"
+        "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('namemlp')];"
+        "from namemlp import NameMLP; from namemlp.fast import sgd, kernel;"
         "network = NameMLP(21, 3, 5, 20); sgd.prepare(network); generator = torch.Generator().manual_seed(0);"
         "x = torch.randint(21, (500, 32, 3), generator=generator);"
         "sgd.fused_sgd_steps(network, x, x[..., 0], [0.01] * 500);"
@@ -192,12 +191,10 @@ def run_copy(tmp_path):
         "print(kernel.__file__, hashlib.sha256(weights).hexdigest(), hits)"
     )
 
+    (tmp_path / "run.py").write_text(code)
+
     def run():
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        file, weights, hits = done.stdout.split()
+        file, weights, hits = Command(script=tmp_path / "run.py", environment=environment).result().split()
         assert Path(file).parent == package / "fast"
         return weights, int(hits)
 

@@ -2,8 +2,6 @@
 
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +11,7 @@ import torch
 
 from namemlp import NamesDataModule, UserError, datamodule
 from namemlp.runs import cache
+from tests.processes import Command
 
 FILE, LOCK = ".names.txt.splits.pt", ".names.txt.splits.lock"
 # More characters than a byte tells apart.
@@ -153,26 +152,22 @@ def test_a_list_that_changes_while_it_is_read_is_not_cached(monkeypatch):
 
 def test_processes_that_start_at_once_share_the_cache():
     code = """
-import sys
 from namemlp import NamesDataModule
 from namemlp.runs import cache
+from tests.processes import Command
 cache.MIN_BYTES = 1
-sys.stdin.readline()
 data = NamesDataModule("names.txt")
 data.setup("fit")
 print(data.splits.sha256, len(data.splits.name_hashes), int(data.train_set[:][0].sum()))
 """
     Path("names.txt").write_text("\n".join(name * 3 for name in NAMES * 50), encoding="utf-8")
-    start = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    processes = [subprocess.Popen([sys.executable, "-c", code], **start) for _ in range(3)]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    outputs = [process.communicate() for process in processes]
-    assert [err for _, err in outputs] == [""] * 3
-    assert len({out for out, _ in outputs}) == 1
+    Path("setup.py").write_text(code)
+    commands = [Command(script="setup.py") for _ in range(3)]
+    outputs = {command.result() for command in commands}
+    Path("setup.py").unlink()
+    assert [command.err for command in commands] == [""] * 3
     data = NamesDataModule("names.txt")
-    assert outputs[0][0].split()[0] == data.splits.sha256
+    assert [output.split()[0] for output in outputs] == [data.splits.sha256]
     assert is_same(load(), load_without_cache())
     assert {path.name for path in Path().iterdir()} == {"names.txt", FILE, LOCK}
 

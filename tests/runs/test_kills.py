@@ -4,35 +4,38 @@
 """
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from namemlp.__main__ import main
 from tests.conftest import SMALL, assert_equal, curves
+from tests.processes import Command
 
 SCHEDULE = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1")
-BUNDLED = "--data.path=null"  # epochs of 5,730 steps; those of the small list have 12
+KERNEL_SCHEDULE = (*SCHEDULE, "--lr_scheduler.cycle_momentum=false", "--lr_scheduler.total_steps=8000")
+BUNDLED = (
+    "--data.path=null",
+    "--trainer.log_every_n_steps=25",
+)  # epochs of 5,730 steps; those of the small list have 12
 RUNS = {  # settings, steps, steps between validations and between checkpoints, kills
-    "fused": ((BUNDLED,), 12_000, 3_000, 400, 2),
+    "fused": (BUNDLED, 8_000, 2_000, 400, 2),
     "fused, with replacement and a schedule": (
-        (BUNDLED, "--data.replacement=true", *SCHEDULE, "--lr_scheduler.total_steps=9000"),
-        *(9_000, 2_000, 200, 2),
+        (*BUNDLED, "--data.replacement=true", *KERNEL_SCHEDULE),
+        8_000,
+        2_000,
+        200,
+        2,
     ),
     "momentum": (("--optimizer.momentum=0.9",), 500, 100, 12, 2),
     "AdamW with a schedule": (("--optimizer=AdamW", *SCHEDULE, "--lr_scheduler.total_steps=500"), 500, 100, 10, 2),
-    "two workers": (("--data.num_workers=2",), 150, 50, 4, 2),
+    "two workers": (("--data.num_workers=2",), 80, 40, 4, 2),
 }
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-PROCESSES = multiprocessing.get_context("forkserver")  # forked from a process that has only imported namemlp
-PROCESSES.set_forkserver_preload(["namemlp.commands.cli"])
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -48,48 +51,37 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(fit, name):
     rng = random.Random(name)
     kills_so_far = []
     for kill in range(kills):
-        process = PROCESSES.Process(target=command, args=(Path.cwd(), arguments))
-        process.start()
+        run = Command(*arguments)
         try:
             for _ in range(rng.randint(2, 6)):
-                wait_for_rewrite(process, last)
+                wait_for_rewrite(run, last)
             if kill % 2:  # every other one while a checkpoint is being saved
                 time.sleep(rng.uniform(0, 0.02))
             else:
-                wait_for_rewrite(process, unfinished)
-            os.kill(process.pid, rng.choice(SIGNALS) if kill % 2 else signal.SIGKILL)
-            process.join(60)
+                wait_for_rewrite(run, unfinished)
+            os.kill(run.pid, rng.choice(SIGNALS) if kill % 2 else signal.SIGKILL)
+            code = run.wait()
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        code = process.exitcode if process.exitcode < 0 else 128 - process.exitcode
+            run.kill()
+        code = code if code < 0 else 128 - code
         step = torch.load(last, weights_only=True)["global_step"]
         moment = " during a save" if unfinished.exists() else ""
         kills_so_far.append(f"{signal.Signals(-code).name}{moment}, last.ckpt is at step {step:,}")
         arguments += ["--ckpt_path=last"] * (kill == 0)
     fit(steps, *settings, "--ckpt_path=last")
 
-    assert_equal(*(torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (killed, uninterrupted)))
+    assert_equal(
+        *(torch.load(folder / "checkpoints/last.ckpt", weights_only=True) for folder in (killed, uninterrupted))
+    )
     assert curves(killed) == curves(uninterrupted)
     assert sorted(os.listdir(killed / "checkpoints")) == sorted(os.listdir(uninterrupted / "checkpoints"))
     print(f"\n{name}: bit-identical to the uninterrupted run of {steps:,} steps, after", *kills_so_far, sep="\n  ")
 
 
-def command(folder, arguments):
-    """`python -m namemlp` in a process group of its own."""
-    os.setsid()
-    os.chdir(folder)
-    sys.argv = ["namemlp", *arguments]
-    with open(os.devnull, "w") as sys.stdout:
-        main()
-
-
-def wait_for_rewrite(process, path):
+def wait_for_rewrite(run, path):
     """Wait until a file has been written again."""
     before = modified_at(path)
-    while modified_at(path) in (None, before):
-        assert process.is_alive()
-        time.sleep(0.0003)  # leaves the cores to the run
+    run.wait_for(lambda: modified_at(path) not in (None, before))
 
 
 def modified_at(path):

@@ -44,18 +44,11 @@ def last_checkpoint(run):
     ids=["sgd", "replacement", "momentum", "64-bit", "adamw-onecycle"],
 )
 def test_resume_is_exact(fit, settings):
+    """Also many times over, and wherever the run was stopped."""
     fit(40, *settings)
-    for run, stop in enumerate([1, EPOCH - 1, EPOCH, EPOCH + 1, 2 * EPOCH, 30], 1):
-        fit(stop, *settings)
-        fit(40, *settings, "--ckpt_path=last")
-        assert_equal(last_checkpoint(run), last_checkpoint(0))
-
-
-def test_resume_is_exact_many_times_over(fit):
-    fit(40)
-    fit(3)
-    for step in (4, EPOCH, 20, 2 * EPOCH, 2 * EPOCH + 1, 40):
-        fit(step, "--ckpt_path=last")
+    fit(1, *settings)
+    for stop in (2, EPOCH - 1, EPOCH, EPOCH + 1, 2 * EPOCH, 30, 40):
+        fit(stop, *settings, "--ckpt_path=last")
     assert_equal(last_checkpoint(1), last_checkpoint(0))
 
 
@@ -228,7 +221,7 @@ def test_curves_continue_at_the_same_steps(fit, namemlp, monkeypatch, validation
             raise KeyboardInterrupt
 
     save = LastCheckpoint._save
-    for run, stop in enumerate(stops, len(stops) + 1):
+    for run, stop in enumerate((5, EPOCH), len(stops) + 1):
         with monkeypatch.context() as patch:
             patch.setattr(LastCheckpoint, "_save", save_and_die)
             command = ("fit", "--data.path=names.txt", *SMALL, *settings, "--trainer.max_steps=30")

@@ -1,8 +1,6 @@
 """Nothing is lost: checkpoint intervals, damaged files, concurrent runs, changed settings, divergence."""
 
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from torch import nn
 from namemlp import NameModule, NamesDataModule
 from namemlp.runs import LastCheckpoint
 from tests.conftest import SMALL, SMALL_LIST, assert_equal, curves
+from tests.processes import Command
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
 
@@ -105,10 +104,9 @@ def test_resume_from_within_the_run_folder(fit, monkeypatch):
 
 
 def test_concurrent_runs_have_folders_of_their_own(folder):
-    command = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=40"]
-    seeds = range(3)
-    runs = [subprocess.Popen([*command, f"--seed_everything={seed}"], stdout=subprocess.DEVNULL) for seed in seeds]
-    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    command, seeds = ("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=40"), range(3)
+    for run in [Command(*command, f"--seed_everything={seed}") for seed in seeds]:
+        run.result()
     folders = sorted(Path("lightning_logs").iterdir())
     assert [folder.name for folder in folders] == ["version_0", "version_1", "version_2"]
     trained = [yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] for folder in folders]
@@ -120,15 +118,12 @@ def test_concurrent_runs_have_folders_of_their_own(folder):
 
 def test_a_run_is_resumed_by_one_fit_at_a_time(fit, namemlp):
     fit(5)
-    command = [sys.executable, "-m", "namemlp", "fit", "--ckpt_path=last", "--trainer.max_steps=1000000"]
-    process = subprocess.Popen([*command, "--trainer.limit_val_batches=0"], stdout=subprocess.PIPE, text=True)
+    endless = Command("fit", "--ckpt_path=last", "--trainer.max_steps=1000000", "--trainer.limit_val_batches=0")
     try:
-        while "fused path" not in process.stdout.readline():
-            assert process.poll() is None
+        endless.wait_for(lambda: "fused path" in endless.out)
         result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10")
     finally:
-        process.kill()
-        process.communicate()
+        endless.kill()
     sentence = "lightning_logs/version_0 is in use by another fit: wait until that has ended, or start a new run"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence} without --ckpt_path\n")
     assert last_checkpoint(0)["global_step"] == 5

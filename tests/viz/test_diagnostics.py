@@ -2,8 +2,6 @@
 
 import copy
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from namemlp.viz.diagnostics import LAYOUT, tanh_units
 from namemlp.viz.embedding_image import character_class, label, pca_2d
 from namemlp.windows import ContextDataset
 from tests.conftest import SMALL_LIST, assert_equal, curves
+from tests.processes import Command
 
 RUN = Path("lightning_logs/version_0")
 
@@ -180,10 +179,10 @@ def test_diagnostics_do_not_change_a_run(fit):
 
 def test_diagnostics_keep_the_fused_path_and_import_no_figures(folder):
     code = "import sys; from namemlp.__main__ import main; main(); print('namemlp.viz.figures' in sys.modules)"
-    fit = ("fit", "--data.path=names.txt", "--trainer.accelerator=cpu", "--trainer.max_steps=20")
-    run = subprocess.run([sys.executable, "-c", code, *fit], capture_output=True, text=True, check=True)
-    assert "fused path: compiled CPU kernel" in run.stdout
-    assert run.stdout.endswith("False\n")
+    Path("own.py").write_text(code)
+    out = Command("fit", "--data.path=names.txt", "--trainer.max_steps=20", script="own.py").result()
+    assert "fused path: compiled CPU kernel" in out
+    assert out.endswith("False\n")
 
 
 def test_classes_and_labels_of_characters():
