@@ -1,4 +1,4 @@
-"""The fused path leaves what the standard path leaves: counts, curves, checkpoints; and resume is exact on both."""
+"""The fused path leaves what the standard path leaves: counts, curves, checkpoints."""
 
 import csv
 from pathlib import Path
@@ -25,49 +25,21 @@ KINDS = {
 }
 
 
-def fit(folder, path, kind="sgd", seed=1, ckpt=None, callbacks=(), batch_size=10, saves=None, **settings):
-    torch.manual_seed(seed)
+def fit(folder, path, kind="sgd", callbacks=(), **settings):
+    torch.manual_seed(1)
     kind, arguments = KINDS[kind]
-    data = NamesDataModule("names.txt", batch_size=batch_size)  # 37 steps in an epoch
+    data = NamesDataModule("names.txt", batch_size=10)  # 37 steps in an epoch
     module = kind(data.vocabulary.characters, hidden_size=20, **arguments)
-    saves = {"every_n_train_steps": 7} if saves is None else saves
-    saver = ModelCheckpoint(folder, save_top_k=-1, filename="{step}", **saves)
+    saver = ModelCheckpoint(folder, save_top_k=-1, filename="{step}", every_n_train_steps=7)
     strategy = FusedStrategy() if path == "fused" else "auto"
     settings = {**QUIET, "max_epochs": 3, "logger": False, "strategy": strategy, **settings}
     trainer = Trainer(callbacks=[saver, *callbacks], **settings)
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+    trainer.fit(module, datamodule=data)
     return trainer, module
 
 
 def same_weights(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("path", ["fused", "standard"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", [35, 42])
-def test_resume_is_exact(folder, tmp_path, path, kind, step):
-    trainer, whole = fit(tmp_path / "a", path, kind)
-    resumed_trainer, resumed = fit(tmp_path / "b", path, kind, seed=2, ckpt=tmp_path / f"a/step={step}.ckpt")
-    assert trainer.global_step == resumed_trainer.global_step == 3 * 37
-    assert same_weights(whole, resumed)
-
-
-@pytest.mark.parametrize("path", ["fused", "standard"])
-@pytest.mark.parametrize(
-    "end", [dict(max_steps=100, max_epochs=-1), dict(max_steps=100, max_epochs=5), dict(max_epochs=3)], ids=str
-)
-@pytest.mark.parametrize(
-    "saves",
-    [dict(save_on_train_epoch_end=True), dict(save_on_train_epoch_end=False), dict(every_n_train_steps=37)],
-    ids=str,
-)
-def test_resume_between_two_epochs_is_exact(folder, tmp_path, path, end, saves):
-    trainer, whole = fit(tmp_path / "a", path, "adam, dropout, cosine", saves=saves, **end)
-    ckpt = tmp_path / "a/step=37.ckpt"
-    resumed_trainer, resumed = fit(tmp_path / "b", path, "adam, dropout, cosine", seed=2, ckpt=ckpt, saves=saves, **end)
-    assert (trainer.global_step, trainer.current_epoch) == (resumed_trainer.global_step, resumed_trainer.current_epoch)
-    assert same_weights(whole, resumed)
 
 
 @pytest.mark.parametrize("kind", ["adam, dropout, cosine", "one cycle"])

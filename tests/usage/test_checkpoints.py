@@ -16,9 +16,10 @@ from namemlp import NameModule, NamesDataModule, UserError
 from tests.conftest import OneCycle
 from tests.usage.conftest import EPOCH, is_equal, make_data, make_module, make_trainer, plain_loaders, weights
 
+COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 40}}
 KINDS = {
-    "sgd": (NameModule, {}),
-    "adam, dropout": (NameModule, dict(optimizer="Adam", dropout=0.3)),
+    "sgd": (NameModule, dict(lr_scheduler=COSINE)),
+    "adam, dropout": (NameModule, dict(optimizer="AdamW", dropout=0.3, lr_scheduler=COSINE)),
     "one cycle": (OneCycle, {}),
 }
 

@@ -1,6 +1,7 @@
 """Lightning's settings and ways of reading loaders do with our loaders what they do with any."""
 
 import logging
+from functools import cache
 
 import pytest
 import torch
@@ -116,20 +117,22 @@ def zip_with_itself(trainer):
         assert sum(len(y) for _, y in pass_) == len(trainer.datamodule.train_set)
 
 
+@cache
+def train_and_validate(path, *callbacks):
+    data = make_data()
+    module = make_module(data)
+    make_trainer(path, val_check_interval=5, callbacks=[*callbacks]).fit(module, datamodule=data)
+    return weights(module)
+
+
 @pytest.mark.parametrize("read", [read_partly, read_whole, read_again, evaluate, zip_with_itself])
 @pytest.mark.parametrize(
     "hook", ["on_train_epoch_start", "on_train_epoch_end", "on_validation_start", "on_validation_end", "on_train_start"]
 )
 def test_reading_the_training_loader_in_a_callback_changes_nothing(path, read, hook):
-    def run(callbacks):
-        data = make_data()
-        module = make_module(data)
-        make_trainer(path, val_check_interval=5, callbacks=callbacks).fit(module, datamodule=data)
-        return weights(module)
-
     reads = []
     callback = type("Reading", (Callback,), {hook: lambda self, trainer, *_: reads.append(read(trainer))})()
-    assert is_equal(run([callback]), run([]))
+    assert is_equal(train_and_validate(path, callback), train_and_validate(path))
     assert reads
 
 
