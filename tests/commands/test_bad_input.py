@@ -12,7 +12,7 @@ from fsspec import AbstractFileSystem
 
 from namemlp.optimizers import INVALID_SETTINGS
 from namemlp.runs import read_checkpoint
-from tests.conftest import SMALL
+from tests.helpers import SMALL
 from tests.processes import Command
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"

@@ -24,7 +24,7 @@ from namemlp.commands.parser import SUBCOMMANDS
 from namemlp.optimizers import SGD
 from namemlp.runs import LastCheckpoint, flatten
 from namemlp.runs.reading import RESUME_KEYS
-from tests.conftest import SMALL, SMALL_LIST, curves
+from tests.helpers import SMALL, SMALL_LIST, curves
 from tests.processes import Command, start_two
 
 PROJECT = Path(__file__).parents[2]

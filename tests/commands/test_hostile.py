@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from namemlp import NameModule, UserError
-from tests.conftest import SMALL
+from tests.helpers import SMALL
 from tests.processes import Command
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"

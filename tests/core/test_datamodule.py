@@ -5,7 +5,7 @@ import torch
 from lightning import Trainer
 
 from namemlp import NameModule, NamesDataModule, UserError
-from tests.conftest import SMALL_LIST
+from tests.helpers import SMALL_LIST
 
 
 @pytest.fixture

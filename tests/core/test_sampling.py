@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from namemlp import NameModule, UserError, sampling
-from tests.conftest import SMALL_LIST
+from tests.helpers import SMALL_LIST
 from tests.processes import Command
 
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"

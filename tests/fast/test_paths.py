@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from namemlp import FusedStrategy, NameModule, NamesDataModule
-from tests.conftest import OneCycle
+from tests.helpers import OneCycle
 
 torch.set_num_threads(1)
 QUIET = dict(accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)

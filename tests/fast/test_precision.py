@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from namemlp.module import split_metrics, update_metrics
-from tests.conftest import assert_equal, curves
+from tests.helpers import assert_equal, curves
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"
 GPU_ONLY = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

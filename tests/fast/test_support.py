@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from namemlp import FusedStrategy, NameModule, NamesDataModule
 from namemlp.fast.support import runs_in_blocks, unsupported_reason
 from namemlp.runs import FinalValidation, LastCheckpoint
-from tests.conftest import Manual, leaves
 from tests.fast.helpers import COMPILED, NO_FILES, QUIET, STANDARD, K, assert_same_weights, curves, logged, strategy
+from tests.helpers import Manual, leaves
 
 
 class StepWatcher(Callback):

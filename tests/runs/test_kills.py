@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import SMALL, assert_equal, curves
+from tests.helpers import SMALL, assert_equal, curves
 from tests.processes import Command
 
 SCHEDULE = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1")

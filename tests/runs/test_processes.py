@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from namemlp import NamesDataModule
-from tests.conftest import SMALL, assert_equal, curves
+from tests.helpers import SMALL, assert_equal, curves
 from tests.processes import start_two
 
 EPOCH = 24  # steps of 16 examples; the last has a single example, which one of two processes does not get

@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 
 from namemlp import FusedStrategy, NameModule, NamesDataModule
 from namemlp.runs import Interrupted, LastCheckpoint
-from tests.conftest import SMALL, assert_equal, curves
+from tests.helpers import SMALL, assert_equal, curves
 
 EPOCH = 12  # steps in an epoch of the small list
 PLATEAU = (  # no validation is as the scheduler wants it, so each but the first divides the learning rate by 10

@@ -12,7 +12,7 @@ from torch import nn
 
 from namemlp import NameModule, NamesDataModule
 from namemlp.runs import LastCheckpoint
-from tests.conftest import SMALL, SMALL_LIST, assert_equal, curves
+from tests.helpers import SMALL, SMALL_LIST, assert_equal, curves
 from tests.processes import Command
 
 LAST = "lightning_logs/version_{}/checkpoints/last.ckpt"

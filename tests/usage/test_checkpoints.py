@@ -13,7 +13,7 @@ from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 
 from namemlp import NameModule, NamesDataModule, UserError
-from tests.conftest import OneCycle
+from tests.helpers import OneCycle
 from tests.usage.conftest import EPOCH, is_equal, make_data, make_module, make_trainer, plain_loaders, weights
 
 COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 40}}

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from namemlp import NameModule
 from namemlp.runs import LastCheckpoint, RunLogger
 from namemlp.viz import ModelDiagnostics, StepProgressBar
-from tests.conftest import curves
+from tests.helpers import curves
 from tests.usage.conftest import EPOCH, is_equal, make_data, make_module, make_trainer, plain_loaders, weights
 from tests.usage.test_checkpoints import OtherData
 

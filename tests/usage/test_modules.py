@@ -8,7 +8,7 @@ from lightning import Callback
 from torch import nn
 
 from namemlp import NameModule, NamesDataModule
-from tests.conftest import Manual
+from tests.helpers import Manual
 from tests.usage.conftest import EPOCH, is_equal, make_data, make_module, make_trainer, weights
 
 

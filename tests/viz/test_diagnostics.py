@@ -21,7 +21,7 @@ from namemlp.viz import ModelDiagnostics
 from namemlp.viz.diagnostics import LAYOUT, tanh_units
 from namemlp.viz.embedding_image import character_class, label, pca_2d
 from namemlp.windows import ContextDataset
-from tests.conftest import SMALL_LIST, assert_equal, curves
+from tests.helpers import SMALL_LIST, assert_equal, curves
 from tests.processes import Command
 
 RUN = Path("lightning_logs/version_0")

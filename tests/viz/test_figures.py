@@ -14,7 +14,7 @@ from namemlp import NameModule, NamesDataModule, viz
 from namemlp.commands.lr_find import format_suggestion, suggest_lr
 from namemlp.viz import gaussian_smooth
 from namemlp.viz.figures import CharacterPairs
-from tests.conftest import SMALL, SMALL_LIST, curves
+from tests.helpers import SMALL, SMALL_LIST, curves
 
 RUN = Path("lightning_logs/version_0")
 
