@@ -5,7 +5,6 @@ import importlib
 import inspect
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -121,11 +120,6 @@ assert cli.trainer.global_step == 5
     script = tmp_path / "train.py"
     script.write_text(source)
     Command(tmp_path, script=script).result()
-
-
-def test_sampling_imports_no_lightning():
-    source = "import sys, namemlp.sampling; sys.exit('lightning' in sys.modules)"
-    subprocess.run([sys.executable, "-c", source], check=True, cwd=PACKAGE.parent)
 
 
 @pytest.mark.parametrize("file", OTHERS, ids=name_of)
