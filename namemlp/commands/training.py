@@ -136,7 +136,7 @@ def print_metrics(trainer: Trainer, model: NameModule, data: NamesDataModule, *s
     for split in splits:
         examples = getattr(data, f"{split}_set")
         row = metrics[split] = model.evaluate(data.evaluation_loader(examples, is_shared=False))
-        losses = "".join(f"{row[name]:>12.5g}" for name in ("loss", "perplexity", "bits_per_character"))
+        losses = f"{row['loss']:>12.4f}{row['perplexity']:>12.5g}{row['bits_per_character']:>12.4f}"
         print(f"{split:<6}{len(examples):>10,}{losses}{row['top1']:>8.1%}{row['top5']:>8.1%}")
     return metrics
 

@@ -89,7 +89,7 @@ def fused_sgd_steps(network: NameMLP, x: Tensor, y: Tensor, lrs: list[float], in
     from namemlp.fast.kernel import sgd_steps  # imported here, because importing Numba takes half a second
 
     # The kernel checks nothing: it would read or write out of bounds.
-    check_context_length(x, network.context_length)
+    check_context_length(x, network.hidden.in_features // network.embedding.embedding_dim)
     size, hidden, output = network.embedding.num_embeddings, network.hidden, network.output
     if len(x) and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= size):
         raise IndexError(f"the data has characters beyond the model's vocabulary of {size}")

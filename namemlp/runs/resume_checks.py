@@ -11,7 +11,7 @@ from namemlp.runs.reading import TRAINER_KEYS, hparams_from_checkpoint
 # The shape must stay for anything at all; data and steps where training is resumed.
 SHAPE_KEYS = ["data.vocabulary", "model.context_length", "model.embedding_dim", "model.hidden_size"]
 DATA_KEYS = ["seed_everything", "data.lowercase", "data.split", "data.shuffles", "data.split_seed", "data.replacement"]
-STEP_KEYS = ["model.dropout", *(f"trainer.{name}" for name in TRAINER_KEYS)]
+STEP_KEYS = ["model.dropout", "model.init", "model.init_seed", *(f"trainer.{name}" for name in TRAINER_KEYS)]
 STEP_SIZE = "examples per step (data.batch_size x processes)"
 
 
@@ -52,7 +52,8 @@ def check_resume(
     shape_changes = mismatches([*SHAPE_KEYS, *(name for name in names if name.startswith("model.network"))])
     changes = data_changes + optimizer_changes + step_changes
     if changes and not allow_changes:
-        raise UserError(f"{changes[0]}: match it, start a new run, or pass --allow_changes")
+        way_out = "match it" if len(changes) == 1 else "match them"
+        raise UserError(f"{'; '.join(changes)}: {way_out}, start a new run, or pass --allow_changes")
     if shape_changes:
         raise UserError(f"{shape_changes[0]}, whose weights have that shape: match it, or start a new run")
     if optimizer_changes:

@@ -404,6 +404,7 @@ def test_other_shape_than_in_the_checkpoint_is_refused(fit, namemlp, subcommand)
         ("--seed_everything=3", "3", "2147483647"),
         ("--optimizer.lr=0.5", "0.5", "0.01"),
         ("--optimizer.momentum=0.9", "0.9", "0.0"),
+        ("--model.init=scaled", "scaled", "notebook"),
     ],
 )
 def test_resume_refuses_changed_settings(fit, namemlp, setting, here, there):
@@ -413,6 +414,14 @@ def test_resume_refuses_changed_settings(fit, namemlp, setting, here, there):
     sentence = f"{name} is {here} here but {there} in {LAST.format(0)}: match it, start a new run, or pass "
     sentence += "--allow_changes"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
+
+
+def test_resume_names_every_changed_setting(fit, namemlp):
+    fit(5)
+    result = namemlp("fit", "--ckpt_path=last", "--data.shuffles=2", "--optimizer.lr=0.5", "--model.dropout=0.1")
+    for name, here, there in (("data.shuffles", 2, 1), ("optimizer.lr", 0.5, 0.01), ("model.dropout", 0.1, 0.0)):
+        assert f"{name} is {here} here but {there} in {LAST.format(0)}" in result.err
+    assert result.err.endswith(": match them, start a new run, or pass --allow_changes\n")
 
 
 def test_other_optimizer_or_scheduler_is_refused(fit, namemlp):
