@@ -10,9 +10,6 @@ SMALL = ("--model.hidden_size=20", "--data.batch_size=32", "--trainer.log_every_
 SMALL_LIST = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "zoë", "Jürgen", "anna-lena", "bo"] * 8
 
 
-torch.set_num_threads(1)
-
-
 class OneCycle(NameModule):
     """A schedule whose length is read where Lightning drops a loader's state."""
 

@@ -5,8 +5,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from namemlp import FusedStrategy
 
-torch.set_num_threads(1)  # tests run side by side
-
 K = 5
 STANDARD = None  # instead of a block size: Lightning's standard path, strategy "auto"
 QUIET = dict(accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)

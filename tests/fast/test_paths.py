@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import CSVLogger
 from namemlp import FusedStrategy, NameModule, NamesDataModule
 from tests.helpers import OneCycle
 
-torch.set_num_threads(1)
 QUIET = dict(accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
 
 
