@@ -1,9 +1,15 @@
 """From a list of names to new ones, in Python: `python examples/fit_and_sample.py` (some seconds; writes here)."""
 
+import logging
+import warnings
+
 from lightning import Trainer
 
 from namemlp import FusedStrategy, NameModule, NamesDataModule
 from namemlp.viz import StepProgressBar
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # without tips for other products
+warnings.filterwarnings("ignore", module="lightning.pytorch")  # without warnings that do not apply here
 
 # The bundled list; for your own, a path or URL: NamesDataModule("names.txt").
 data = NamesDataModule(context_length=4)

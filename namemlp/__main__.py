@@ -1,14 +1,26 @@
 """`python -m namemlp` and the console script."""
 
 import gc
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 import warnings
+from typing import Any
 
 from namemlp.errors import UserError
+
+
+class PipeOutput(io.FileIO):
+    """An output that nobody may read any more: training goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
 
 
 def run_with_trainer() -> None:
@@ -21,6 +33,10 @@ def run_with_trainer() -> None:
 
     gc.freeze()  # what is imported stays: neither later collections nor the end of the process look at it
     gc.enable()
+    if sys.argv[1:2] == ["fit"] and sys.stdout is sys.__stdout__ and not sys.stdout.isatty():
+        sys.stdout.flush()
+        output = io.BufferedWriter(PipeOutput(sys.stdout.fileno(), "wb", closefd=False))
+        sys.stdout = io.TextIOWrapper(output, sys.stdout.encoding, sys.stdout.errors, line_buffering=True)
     # Lightning's INFO lines are tips for its products and news of what this program says itself; warnings stay.
     for name, level in (("lightning.pytorch", "WARNING"), ("lightning.fabric", "WARNING"), ("namemlp", "INFO")):
         logging.getLogger(name).setLevel(level)
@@ -50,6 +66,8 @@ def run_with_trainer() -> None:
 
 def main() -> None:
     """The console script: run the subcommand that the command line names."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         if sys.argv[1:2] in (["sample"], ["plot"]):  # which need no Lightning, and start in half the time
             from namemlp.commands.parser import run_command

@@ -4,10 +4,12 @@ import codecs
 import hashlib
 import random
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from io import IncrementalNewlineDecoder
+from pathlib import Path
 from typing import IO
 from zlib import crc32
 
@@ -15,12 +17,13 @@ import fsspec
 import numpy as np
 
 from namemlp.errors import UserError
-from namemlp.vocabulary import END, Vocabulary
+from namemlp.vocabulary import END, NUL, Vocabulary
 
 BUNDLED = "the bundled names.txt"
 MAX_NAME_LENGTH = 10_000  # characters
 CHUNK_BYTES, CHUNK_NAMES = 2**22, 2**17  # of a file, and of a list, that are worked on at once
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape decodes them
+SEPARATORS = {"\t": ("tab", "cut"), ";": ("semicolon", "cut -d';'"), ",": ("comma", "cut -d,")}  # of columns
 
 
 def read_names(path: str | None = None, lowercase: bool = False) -> list[str]:
@@ -41,7 +44,18 @@ def read_names(path: str | None = None, lowercase: bool = False) -> list[str]:
         raise UserError(f"{source} cannot be read: {error}") from error
     if not names:
         raise UserError(f"{source} holds no names: write one per line")
+    _check_no_table(names[:1000], source)
     return names
+
+
+def _check_no_table(names: list[str], source: str) -> None:  # UserError where each has as many commas, tabs or …
+    for separator, (word, cut) in SEPARATORS.items():
+        count = names[0].count(separator)
+        if count and len(names) > 1 and all(name.count(separator) == count for name in names):
+            new = shlex.quote(f"{Path(source).stem}_names.txt")  # not names.txt, which may be the table
+            paths = "" if "://" in source else f" {shlex.quote(source)} > {new}"
+            what = f"a table, its first lines have {count} {word}{'s'[: count != 1]} each"
+            raise UserError(f"{source} looks like {what}: keep one column, as with {cut} -f1{paths}")
 
 
 def _checked_chunks(file: IO[bytes], source: str, lowercase: bool) -> Iterator[list[str]]:
@@ -56,7 +70,7 @@ def _checked_chunks(file: IO[bytes], source: str, lowercase: bool) -> Iterator[l
         # Line by line, because how a Σ at the end of a chunk is lowered depends on what follows it.
         lines = [line.strip().lower() if lowercase else line.strip() for line in lines]
         is_too_long = max(map(len, [*lines, rest])) > MAX_NAME_LENGTH
-        if is_too_long or END in text or "\0" in text or (not text.isascii() and NOT_UTF8.search(text)):
+        if is_too_long or NUL in text or (not text.isascii() and NOT_UTF8.search(text)):
             for number, line in enumerate([*lines, rest], first_line):
                 if problem := _problem(line):
                     raise UserError(f"{source}, line {number}: {problem}")
@@ -69,9 +83,7 @@ def _problem(line: str) -> str | None:
         return f"longer than {MAX_NAME_LENGTH:,} characters; write one name per line"
     if NOT_UTF8.search(line):
         return "not valid UTF-8; save the file as UTF-8"
-    if "\0" in line:
-        return "contains a NUL byte; save the file as UTF-8"
-    return f"{END!r} inside a name is not allowed, it marks the end of one" if END in line else None
+    return "contains a NUL byte; save the file as UTF-8" if NUL in line else None
 
 
 def shuffle_names(names: Sequence[str], seed: int, shuffles: int) -> list[str]:
@@ -106,13 +118,16 @@ def encode_names(names: Sequence[str], vocabulary: Vocabulary, source: str) -> n
     try:
         parts = [vocabulary.encode(text).numpy().astype(vocabulary.dtype) for text in _texts(names)]
     except UserError:
-        raise UserError(f"{source} has {vocabulary.describe_unknown(''.join(names))}") from None
-    return np.concatenate(parts) if parts else np.zeros(0, vocabulary.dtype)
+        parts = []
+    ids = np.concatenate([np.zeros(0, vocabulary.dtype), *parts])
+    if len(ids) - np.count_nonzero(ids) != len(names):  # also where a `.` without an id was taken for an end mark
+        raise UserError(f"{source} has {vocabulary.describe_unknown(''.join(names))}")
+    return ids
 
 
 def _texts(names: Sequence[str]) -> Iterator[str]:  # names with an end mark after each, many in one text
     for start in range(0, len(names), CHUNK_NAMES):
-        yield END.join([*names[start : start + CHUNK_NAMES], ""])
+        yield NUL.join([*names[start : start + CHUNK_NAMES], ""])
 
 
 def hash_names(names: Sequence[str]) -> np.ndarray:
@@ -142,8 +157,9 @@ def make_splits(
     points = split_points(len(names), split)
     sha256, hashes = hashlib.sha256(), np.sort(hash_names(names))
     hashes = hashes[np.diff(hashes, prepend=hashes[0] - 1) != 0]  # ten times as fast as np.unique
+    end = "\n" if END in "".join(names) else END  # not `.` alone: a.b is not a and b
     for text in _texts(names):
-        sha256.update(text.encode())
+        sha256.update(text.replace(NUL, end).encode())
     ids = encode_names(shuffle_names(names, seed, shuffles), vocabulary, source)
     ends = np.flatnonzero(ids == 0) + 1  # behind each name
     starts = (int(ends[point - 1]) if point else 0 for point in points)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from namemlp.corpus import MAX_NAME_LENGTH, encode_names, hash_names
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.network import eval_mode
-from namemlp.vocabulary import END, Vocabulary, code_points
+from namemlp.vocabulary import NUL, Vocabulary, code_points
 from namemlp.windows import ContextDataset
 
 Sums = Callable[[Tensor], Tensor]  # (B, T) contexts -> (B, V)
@@ -62,16 +62,16 @@ def sample_names(
         raise UserError("novel: it is not known which names this model was trained on; omit it")
     seed = torch.randint(2**62, ()).item() if seed is None else seed
     try:
-        prefix_ids = encode_name(prefix, vocabulary)
+        prefix_ids = torch.from_numpy(encode_names([prefix], vocabulary, f"prefix {shorten(repr(prefix))}")[:-1])
     except UserError as error:
-        raise UserError(f"prefix {error}; it knows {shorten(str(vocabulary)[1:])}") from None
+        raise UserError(f"{error}; it knows {shorten(str(vocabulary)[1:])}") from None
     sums = running_sums(network, len(vocabulary), context_length, temperature, top_k, num_names)
     names, seen, drawn, last_hit = [], set(), 0, 0
     batch_size, max_batch_size = num_names, max(4, MAX_BATCH_SIZE // max(len(vocabulary), max_length))
     while len(names) < num_names:
         batch_size = -(-min(batch_size, max_batch_size) // 4) * 4  # a multiple of 4, as `draw` needs it
         ids = draw(sums, context_length, prefix_ids, seed, drawn, batch_size, max_length)  # zeros behind each name
-        codes = code_points("\0" + vocabulary.characters[1:]).take(ids)  # (batch_size, L)
+        codes = code_points(NUL + vocabulary.characters[1:]).take(ids)  # (batch_size, L)
         batch = codes.view(f"U{codes.shape[1]}")[:, 0].tolist()
         if novel:
             batch = list(itertools.compress(batch, np.isin(hash_names(batch), training_names, invert=True)))
@@ -138,11 +138,14 @@ def log_prob(module: nn.Module, vocabulary: Vocabulary, context_length: int, nam
     """The log-probability of each name with its end, in nats, (names,) float64. Raises: UserError."""
     if isinstance(names, str):
         raise UserError(f"names is the string {shorten(repr(names))}: give a list of names")
-    for name in names:
-        encode_name(name, vocabulary)  # an error shows the one name
     if not names:
         return torch.zeros(0, dtype=torch.float64)
-    examples = ContextDataset(encode_names(names, vocabulary, "the list"), context_length)
+    try:
+        examples = ContextDataset(encode_names(names, vocabulary, "the list"), context_length)
+    except UserError:
+        for name in names:
+            encode_names([name], vocabulary, shorten(repr(name)))  # its error shows the one name
+        raise
     device = next(module.parameters()).device
     with eval_mode(module):
         batches = [examples[start : start + 2048] for start in range(0, len(examples), 2048)]
@@ -153,9 +156,3 @@ def log_prob(module: nn.Module, vocabulary: Vocabulary, context_length: int, nam
 def sum_per_name(log_probs: Tensor, names: Sequence[str]) -> Tensor:  # (examples,) -> (names,) float64
     lengths = torch.tensor([len(name) + 1 for name in names])
     return torch.segment_reduce(log_probs.double(), "sum", lengths=lengths)
-
-
-def encode_name(name: str, vocabulary: Vocabulary) -> Tensor:  # the ids of a name or of its start, (characters,)
-    if END in name:
-        raise UserError(f"{name!r}: {END!r} inside a name is not allowed, it marks the end of one")
-    return vocabulary.encode(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numba
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
@@ -206,8 +207,17 @@ def optimizer():
     return optimizer
 
 
+def linked_parser():
+    parser = ArgumentParser()
+    parser.add_argument("--a", type=int)
+    parser.add_argument("--b", type=int)
+    parser.link_arguments("a", "b")
+    return parser
+
+
 # The owner of every private name, and of every counter of progress, that lightning_internals.py and resume.py use.
 LIGHTNING, TORCH, NUMBA = ("lightning", "2.6.6"), ("torch", "2.13.0"), ("numba", "0.68.1")  # where they were read
+JSONARGPARSE = ("jsonargparse", "4.53.0")
 PRIVATE_NAMES = {
     "_batches_that_stepped": (epoch_loop, *LIGHTNING),
     "_should_check_val_fx": (epoch_loop, *LIGHTNING),
@@ -232,6 +242,9 @@ PRIVATE_NAMES = {
     "_opt_called": (optimizer, *TORCH),
     "_wrapped_by_lr_sched": (lambda: optimizer().step, *TORCH),
     "_cache": (lambda: numba.njit(lambda: 0), *NUMBA),
+    "_action_groups": (ArgumentParser, *JSONARGPARSE),
+    "_links_group": (linked_parser, *JSONARGPARSE),
+    "_group_actions": (lambda: ArgumentParser().add_argument_group("group"), *JSONARGPARSE),
 }
 COUNTERS = {
     "epoch_progress.total.completed": fit_loop,

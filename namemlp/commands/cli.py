@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,33 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import namemlp
+from namemlp import lightning_internals as internals
 from namemlp import runs, viz
 from namemlp.cli import NameCLI
 from namemlp.commands import lr_find, training
-from namemlp.commands.parser import SUBCOMMANDS, OneLineErrorParser, restrict_imports
+from namemlp.commands.parser import RESULT_OPTIONS, SUBCOMMANDS, OneLineErrorParser, restrict_imports
+from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.fast import FusedStrategy  # whose import also registers the strategies
+from namemlp.module import NameModule
 from namemlp.optimizers import SGD
 
 # What configs/base.yaml sets for the Trainer, so that `namemlp fit` does the same without it.
 TRAINER_DEFAULTS = dict(
-    accelerator="cpu", devices=1, strategy=FusedStrategy.strategy_name, max_steps=50_000, val_check_interval=5_000,
+    accelerator="cpu", devices=1, strategy=FusedStrategy.strategy_name, max_steps=50_000, val_check_interval=None,
     check_val_every_n_epoch=None, log_every_n_steps=50, num_sanity_val_steps=0, enable_progress_bar=True,
     enable_checkpointing=True, enable_model_summary=False, logger=True,
 )  # fmt: skip
+EXTRA_OPTIONS = {  # of the commands that use a checkpoint
+    "validate": {},
+    "test": {"whole": dict(type=bool, default=False, help="evaluate all names of the list, not its three splits")},
+    "predict": {"output": dict(type=str | None, help="file to write the names to instead of printing them")},
+}
+TITLES = {
+    "run": "Run", "data": "Data", "model": "Model", "optimizer": "Optimizer", "lr_scheduler": "Learning-rate schedule",
+    "checkpoint": "Checkpoint", "trainer": "Trainer (of Lightning)",
+}  # fmt: skip
 
 
 class FullParser(OneLineErrorParser, LightningArgumentParser):
@@ -37,7 +51,8 @@ class FullCLI(NameCLI):
 
     def __init__(self) -> None:
         restrict_imports()
-        program = {"prog": "namemlp", "description": "Train and use character-level name models."}
+        description = "Train and use character-level name models."
+        program = {"prog": "namemlp", "description": description, "version": namemlp.__version__}
         super().__init__(trainer_defaults=TRAINER_DEFAULTS, parser_class=FullParser, parser_kwargs=program)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -45,23 +60,53 @@ class FullCLI(NameCLI):
         subcommands = parser.add_subcommands()
         needed = {*sys.argv[1:2]} & {*SUBCOMMANDS} or {*SUBCOMMANDS}  # all would take a tenth of a second more
         for name, description in SUBCOMMANDS.items():
-            subparser = self._subcommand_parsers[name] = self.init_parser(description=description)
+            if name in EXTRA_OPTIONS:
+                description += " Settings that are not given are the checkpoint's."
+            settings = dict(description=description, usage=f"namemlp {name} [options]")
+            subparser = self._subcommand_parsers[name] = self.init_parser(**settings)
             if name in needed - {"sample", "plot"}:
-                self._add_arguments(subparser)
-            subcommands.add_subcommand(name, subparser, help=description)
+                self._add_arguments(subparser, name)
+                parser.settings = subparser
+            subcommands.add_subcommand(name, subparser, help=SUBCOMMANDS[name])
+        classes = {"trainer": Trainer, "data": NamesDataModule, "model": NameModule}
+        settings = {f"{part}.{name}": s for part, c in classes.items() for name, s in signature(c).parameters.items()}
+        parser.flags = [
+            "allow_changes",
+            "whole",
+            *(name for name, s in settings.items() if "bool" in str(s.annotation)),
+        ]
 
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        text = "seed of the order of the training examples and of all else that is random but the initial weights"
-        parser.add_argument("--seed_everything", type=int, default=self.seed_everything_default, help=text)
-        text = "name of the run in TensorBoard; its folder is lightning_logs/NAME/version_N"
-        parser.add_argument("--name", type=str | None, help=text)
-        parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint to resume from: a path, last or best")
+    def _add_arguments(self, parser: LightningArgumentParser, command: str) -> None:
+        run, is_result = parser.add_argument_group(name="run"), command in EXTRA_OPTIONS
+        text = (
+            "Checkpoint to use: a path, last or best"
+            if is_result
+            else "Checkpoint to resume from: a path, last or best"
+        )
+        run.add_argument("--ckpt_path", type=str | None, help=f"{text} (of the newest run)")
         text = "use the checkpoint with another list or other settings; resume is then not exact"
-        parser.add_argument("--allow_changes", action="store_true", help=text)
+        run.add_argument("--allow_changes", type=bool, default=False, help=text)
+        text = "name of the run in TensorBoard; its folder is lightning_logs/NAME/version_N"
+        run.add_argument("--name", type=str | None, help=text)
+        text = "seed of the order of the training examples and of all else that is random but the initial weights"
+        run.add_argument("--seed_everything", type=int, default=self.seed_everything_default, help=text)
+        for name, settings in EXTRA_OPTIONS.get(command, {}).items():
+            run.add_argument(f"--{name}", **settings)
+        parser.add_lightning_class_args(NamesDataModule, "data")
+        parser.add_lightning_class_args(NameModule, "model")
+        self.add_arguments_to_parser(parser)
         parser.add_class_arguments(runs.LastCheckpoint, "checkpoint", instantiate=False)
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+        for name, title in TITLES.items():
+            parser.groups[name].title, parser.groups[name].description = title, None
+        internals.hide_options(
+            parser, hidden={"data", "model", "checkpoint", "trainer"}, shown=is_result and RESULT_OPTIONS
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        args = sys.argv[1:] if args is None else args
+        self.config = parser.parse_args(args)
         command = self.config.subcommand
         settings, subparser = self.config[command], self._subcommand_parsers[command]
         self.ckpt_path = self.checkpoint = None
@@ -74,16 +119,22 @@ class FullCLI(NameCLI):
             saved = runs.hparams_from_checkpoint(self.checkpoint)
             subparser.check(saved, self.ckpt_path)
             subparser.set_defaults(saved)
-            super().parse_arguments(parser, args)
-        # Else another class would take over what those settings have for it, such as SGD's weight decay of 0.
+            self.config = parser.parse_args(args)
+        # Else another class would take over what was set for the previous one: SGD's learning rate, its weight decay.
         for name in ("optimizer", "lr_scheduler"):
             given, previous = self.config[command].get(name), saved.get(name)
             if given and previous and given.class_path != previous["class_path"]:
                 subparser.set_defaults({name: {"class_path": given.class_path}})
-                super().parse_arguments(parser, args)
+                self.config = parser.parse_args(args)
+            for i in [i for i, arg in enumerate(args) if given and arg.partition("=")[0] == f"--{name}"][:1]:
+                previous = parser.parse_args(args[:i])[command][name]  # of the configs
+                if previous and previous.class_path != given.class_path:
+                    args = [*args[:i], f"--{name}=null", *args[i:]]
+                    self.config = parser.parse_args(args)
         validate_settings(self.config[command])
         self.config.pop(f"{command}.ckpt_path")  # a run's config.yaml holds only what a new run can use
         self.allow_changes = self.config.pop(f"{command}.allow_changes")
+        self.extra = {name: self.config.pop(f"{command}.{name}") for name in EXTRA_OPTIONS.get(command, {})}
 
     def instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
@@ -98,12 +149,13 @@ class FullCLI(NameCLI):
             raise UserError(f"the settings cannot be used: {shorten(str(error.__cause__ or error))}") from error
         if self.ckpt_path is None:
             return
-        path, checkpoint = self.ckpt_path, self.checkpoint
+        path, checkpoint, is_fit = self.ckpt_path, self.checkpoint, self.subcommand == "fit"
         given = {**settings.as_dict(), "trainer": runs.trainer_settings(self.trainer)}
         changes = runs.check_resume(
             path, checkpoint, given, self.datamodule, self.subcommand, self.trainer.world_size, self.allow_changes
         )
-        for change in changes if self.trainer.is_global_zero else ():
+        is_used = self.trainer.is_global_zero and not (is_fit and runs.is_finished(checkpoint, self.trainer))
+        for change in changes if is_used else ():
             logging.getLogger(__name__).warning(f"resume is not exact: {change}")
         try:
             self.model.load_state_dict(checkpoint["state_dict"])
@@ -115,6 +167,8 @@ class FullCLI(NameCLI):
         config, is_fit = self.config_init[self.subcommand], self.subcommand == "fit"
         settings, logger = config.trainer, config.trainer.logger
         root = Path(settings.default_root_dir or ".")
+        if settings.val_check_interval is None and settings.check_val_every_n_epoch is None:
+            kwargs["val_check_interval"] = validation_interval(settings, self.datamodule)
         callbacks = settings.callbacks or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if self.subcommand == "lr_find":
@@ -133,7 +187,16 @@ class FullCLI(NameCLI):
         return super().instantiate_trainer(logger=logger, callbacks=callbacks, plugins=[self.checkpoint_io], **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        getattr(training, subcommand)(self.trainer, self.model, self.datamodule, self.ckpt_path, self.checkpoint)
+        settings = self.trainer, self.model, self.datamodule, self.ckpt_path, self.checkpoint
+        getattr(training, subcommand)(*settings, **self.extra)
+
+
+def validation_interval(trainer: Namespace, data: NamesDataModule) -> int:
+    """A tenth of the batches of a run, at most 5,000."""
+    batches = [steps * trainer.accumulate_grad_batches for steps in (trainer.max_steps,) if steps not in (None, -1)]
+    if trainer.max_epochs not in (None, -1):
+        batches.append(trainer.max_epochs * -(-data.splits.val_start // data.hparams.batch_size))
+    return max(1, min([5_000, *(count // 10 for count in batches)]))
 
 
 def validate_settings(settings: Namespace) -> None:

@@ -1,8 +1,10 @@
 """How the command line is parsed: errors are one sentence, and settings name only classes that training needs."""
 
+import difflib
 import importlib
 import re
 import sys
+from collections.abc import Iterable
 from inspect import signature
 from typing import Any, NoReturn
 
@@ -20,6 +22,10 @@ SUBCOMMANDS = {
     "sample": "Print new names, sampled from a checkpoint's model.",
     "plot": "Plot the losses of a checkpoint's run, and which characters its model expects after which.",
 }
+# What --help shows for the commands that use a checkpoint; they take all other settings of `fit`, too.
+RESULT_OPTIONS = {"help", "config", "ckpt_path", "allow_changes", "whole", "output"}
+RESULT_OPTIONS |= {f"data.{name}" for name in ("path", "lowercase", "split")}
+RESULT_OPTIONS |= {f"trainer.{name}" for name in ("accelerator", "devices", "precision", "default_root_dir")}
 ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint
 ALLOWED_IMPORTS += [f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers")]
 # Arguments of sample and plot (path and default_root_dir) whose options are called as those of the other commands.
@@ -27,7 +33,11 @@ COMMON_OPTIONS = {
     "data.path": "where the list that it was trained on is now; null: where it was",
     "trainer.default_root_dir": "folder that lightning_logs is in; null: the current one",
 }
-HINTS = {"optimizer": "use a class of torch.optim", "lr_scheduler": "use a class of torch.optim.lr_scheduler"}
+HINTS = {
+    "optimizer": "use a class of torch.optim",
+    "lr_scheduler": "use a class of torch.optim.lr_scheduler",
+    "data.split": "give three fractions that add up to 1, such as --data.split '[0.8, 0.1, 0.1]'",
+}
 _load_yaml = get_loader("yaml")
 
 
@@ -53,10 +63,34 @@ def load_yaml(text: str) -> Any:
     return _load_yaml(text)
 
 
+def suggest(word: str, known: Iterable[str]) -> str:  # "; did you mean …?" with the most similar known word, or ""
+    words = {name.lower(): name for name in known}
+    similar = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.75)
+    return f"; did you mean {words[similar[0]]}?" if similar else ""
+
+
+def torch_classes() -> dict[str, type]:  # those that optimizer and lr_scheduler may name
+    from torch import optim
+
+    bases, modules = (optim.Optimizer, optim.lr_scheduler.LRScheduler), (optim, optim.lr_scheduler)
+    classes = (value for module in modules for value in vars(module).values() if isinstance(value, type))
+    return {value.__name__: value for value in classes if issubclass(value, bases)}
+
+
 class OneLineErrorParser(ArgumentParser):
-    """An argument parser whose errors are one sentence."""
+    """An argument parser whose errors are one sentence, and whose flags need no value."""
 
     file: Any = None  # of settings, that is being read
+    settings: Any = None  # the parser of the subcommand
+    flags: Iterable[str] = ()  # the options that are true or false
+
+    def parse_args(self, args: Any = None, *more: Any, **settings: Any) -> Namespace:
+        args = [*(sys.argv[1:] if args is None else args)]
+        following = zip(args, [*args[1:], "--"], strict=False)
+        pattern = re.compile(rf"--({'|'.join(map(re.escape, self.flags))}|(optimizer|lr_scheduler)\.\w+)")
+        is_bare = [bool(pattern.fullmatch(arg)) and next_arg.startswith("--") for arg, next_arg in following]
+        args = [f"{arg}=true" if bare else arg for arg, bare in zip(args, is_bare, strict=True)]
+        return super().parse_args(args, *more, **settings)
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Namespace:
         OneLineErrorParser.file = cfg_path
@@ -80,9 +114,19 @@ class OneLineErrorParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split())
         # jsonargparse lists every type that it has tried; what was given and where is what helps.
-        if invalid := re.match(r'Parser key "([\w.]+)": .*(?:Given|Got) value: (.*)', message):
-            key, value = invalid.groups()
-            message = f"invalid value {shorten(value)} for {key} ({HINTS.get(key, 'see --help')})"
+        if invalid := re.match(r'Parser key "([\w.]+)": (.*)(?:Given|Got) value: (.*)', message):
+            key, expected, value = invalid.groups()
+            known = torch_classes() if key in ("optimizer", "lr_scheduler") else re.findall(r"'(\w+)'", expected)
+            message = (
+                f"invalid value {shorten(value)} for {key} ({HINTS.get(key, 'see --help')}){suggest(value, known)}"
+            )
+        elif unknown := re.search(r"(?:unrecognized arguments: --|[oO]ption ')([\w.]+)", message):
+            defaults = (self.settings or self).get_defaults()
+            known = {name.replace(".init_args", "") for name, _ in defaults.items()}
+            if message.startswith("Option"):  # of an optimizer or a schedule
+                known = {name for value in torch_classes().values() for name in signature(value).parameters}
+            name = suggest(unknown[1], known)
+            message += name.replace("mean ", "mean --") if "arguments: --" in message else name
         elif message.startswith(("Problems parsing config", "Unexpected config")):
             message = f"invalid config: {shorten(message.partition(': ')[2] or 'it is empty')}"
         elif missing := re.fullmatch(r'Key "(\w+)\.\w+" not found in namespace\.', message):
@@ -100,7 +144,5 @@ def run_command(command: str, *arguments: str) -> None:
     for option, text in COMMON_OPTIONS.items():
         if names[option] in signature(function).parameters:
             parser.add_argument(f"--{option}", type=str | None, help=text)
-    flags = [f"--{name}" for name, value in parser.get_defaults().items() if value is False]
-    pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
-    given = [f"{first}=true" if first in flags and second.startswith("--") else first for first, second in pairs]
-    function(**{names.get(option, option): value for option, value in parser.parse_args(given).items()})
+    parser.flags = [name for name, value in parser.get_defaults().items() if value is False]
+    function(**{names.get(option, option): value for option, value in parser.parse_args(arguments).items()})

@@ -42,7 +42,7 @@ def plot(
     folder = Path(output) if output else run if is_run_folder(run) else file.parent
     figures = {"next_characters.png": viz.plot_next_characters(viz.count_pairs(network, vocabulary, train_set))}
     if "val/loss" in curves and "train/loss" in curves:
-        figures["loss.png"] = viz.plot_losses(curves["train/loss"], curves["val/loss"])
+        figures["loss.png"] = viz.plot_losses(curves)
     else:
         print(f"no curves of train/loss and val/loss in {run}, and so no loss.png", file=sys.stderr)
     for name, figure in figures.items():

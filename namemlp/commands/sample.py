@@ -32,13 +32,17 @@ def sample(
     if scores:
         log_probs = log_prob(network, vocabulary, context_length, names).tolist()
         names = [f"{name}\t{value:.4f}" for name, value in zip(names, log_probs, strict=True)]
-    lines = "".join(f"{name}\n" for name in names)
+    write_lines(names, output)
+
+
+def write_lines(lines: list[str], output: str | None) -> None:  # to a file, or stdout. Raises: UserError
+    text = "".join(f"{line}\n" for line in lines)
     if output is None:
-        sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal's own
-        sys.stdout.write(lines)
+        sys.stdout.reconfigure(encoding="utf-8")  # as a list is, whatever the terminal's own
+        sys.stdout.write(text)
         return
     try:
-        Path(output).write_text(lines, encoding="utf-8")
+        Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): give another --output") from error
 

@@ -1,6 +1,7 @@
 """What fit, validate, test, predict and lr_find do with a Trainer, a model and data."""
 
 import copy
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from namemlp import runs
 from namemlp.commands.lr_find import lr_range_test, save_results
+from namemlp.commands.sample import write_lines
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, shorten
 from namemlp.module import NameModule
 from namemlp.optimizers import INVALID_SETTINGS
 from namemlp.sampling import sum_per_name
+
+SMALL_LIST = 500  # names
+CLEARLY = 0.01  # nats by which the best checkpoint is clearly better than the last
 
 
 def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path | None, checkpoint: Any) -> None:
@@ -26,8 +31,13 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
     data.setup("fit")  # what this and the next line refuse is refused before there is a run folder
     try_optimizer(model)
     if path is not None and runs.is_finished(checkpoint, trainer):
-        print(f"already at step {checkpoint['global_step']:,}: raise --trainer.max_steps to continue")
+        _, reason = how_to_continue(checkpoint["lr_schedulers"], checkpoint["global_step"])
+        print(f"already at step {checkpoint['global_step']:,}: {reason or 'raise --trainer.max_steps to continue'}")
         return
+    num_names = data.splits.num_names
+    if trainer.is_global_zero and num_names < SMALL_LIST and model.hparams.init != "scaled":
+        advice = f"--model.init scaled, about {10 * num_names:,} --trainer.max_steps, and then --ckpt_path best"
+        print(f"{num_names} names are soon learned by heart: use {advice}")
     savers = {type(callback): callback for callback in trainer.checkpoint_callbacks}
     last, best = savers.get(runs.LastCheckpoint), savers.get(runs.BestCheckpoint)
     try:
@@ -42,7 +52,7 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
     metrics = print_metrics(trainer, model, data, "train", "val", "test")
     if not trainer.is_global_zero:
         return
-    losses = {f"final/{split}_loss": values["loss"] for split, values in metrics.items()}
+    losses = {f"whole/{split}_loss": values["loss"] for split, values in metrics.items()}
     hparams = dict(hyper_parameters=model.hparams, datamodule_hyper_parameters=data.hparams)
     settings = runs.flatten(runs.hparams_from_checkpoint({**hparams, "trainer": runs.trainer_settings(trainer)}))
     del settings["data.vocabulary"]  # as long as the list's script is rich
@@ -50,32 +60,43 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings, losses, trainer.global_step - 1)  # from 0
             logger.experiment.close()
+    guessing = math.log(len(data.vocabulary))
+    if metrics["train"]["loss"] > guessing and trainer.global_step >= 1000:
+        print(f"the loss is above {guessing:.2f}, that of pure guessing: give a smaller optimizer.lr, or more steps")
     if last is not None and last.saved_step >= 0:
-        print_next_steps(last.path, best.best_model_path, trainer)
+        print_next_steps(last.path, best, metrics["val"]["loss"], trainer)
 
 
 def validate(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
     with report_user_errors(trainer, path, checkpoint):
         trainer.validate(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+    if trainer.is_global_zero and data.splits.sha256 != checkpoint.get("NamesDataModule", {}).get("sha256"):
+        print(f"{data.source}: its validation split; `namemlp test --whole` evaluates all its names")
     print_metrics(trainer, model, data, "val")
 
 
-def test(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
+def test(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any, whole: bool) -> None:
     with report_user_errors(trainer, path, checkpoint):
-        trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
-    print_metrics(trainer, model, data, "train", "val", "test")
+        if whole:
+            data.setup("predict")
+            loader = data.evaluation_loader(data.predict_set)
+            trainer.test(model, loader, ckpt_path=path, weights_only=True, verbose=False)
+        else:
+            trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+    print_metrics(trainer, model, data, *(["whole"] if whole else ["train", "val", "test"]))
 
 
-def predict(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any) -> None:
+def predict(
+    trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any, output: str | None
+) -> None:
     """Print each name of the list with its log-probability (in nats), tab-separated, one per line."""
     with report_user_errors(trainer, path, checkpoint):
         batches = trainer.predict(model, datamodule=data, ckpt_path=path, weights_only=True)
     if sum(map(len, batches or [])) != len(data.predict_set):
         raise UserError("predict needs the whole list: omit limit_predict_batches and fast_dev_run")
     if trainer.is_global_zero:
-        sys.stdout.reconfigure(encoding="utf-8")  # as the list is, whatever the terminal's own
         values = sum_per_name(torch.cat(batches), data.names).tolist()
-        sys.stdout.writelines(f"{name}\t{value:.4f}\n" for name, value in zip(data.names, values, strict=True))
+        write_lines([f"{name}\t{value:.4f}" for name, value in zip(data.names, values, strict=True)], output)
 
 
 def lr_find(trainer: Trainer, model: NameModule, data: NamesDataModule, path: None, checkpoint: None) -> None:
@@ -104,10 +125,23 @@ def try_optimizer(model: NameModule) -> None:
 
 
 @contextmanager
+def remove_new_folder(trainer: Trainer) -> Iterator[None]:
+    """Leave no folder of a run that has failed before its first step."""
+    try:
+        yield
+    except BaseException:
+        for logger in trainer.loggers if trainer.global_step == 0 else ():
+            if isinstance(logger, runs.RunLogger):
+                logger.discard()
+        raise
+
+
+@contextmanager
 def report_user_errors(trainer: Trainer, path: Path | None = None, checkpoint: Any = None) -> Iterator[None]:
     """Turn what a user's files or settings have caused into a UserError, and let errors of the program through."""
     try:
-        yield
+        with remove_new_folder(trainer):
+            yield
     except BrokenPipeError:
         raise
     except (UserError, OSError) as error:
@@ -134,20 +168,39 @@ def print_metrics(trainer: Trainer, model: NameModule, data: NamesDataModule, *s
     metrics = {}
     print(f"\n{'split':<6}{'examples':>10}{'loss':>12}{'perplexity':>12}{'bits/char':>12}{'top-1':>8}{'top-5':>8}")
     for split in splits:
-        examples = getattr(data, f"{split}_set")
+        examples = data.predict_set if split == "whole" else getattr(data, f"{split}_set")
         row = metrics[split] = model.evaluate(data.evaluation_loader(examples, is_shared=False))
         losses = f"{row['loss']:>12.4f}{row['perplexity']:>12.5g}{row['bits_per_character']:>12.4f}"
         print(f"{split:<6}{len(examples):>10,}{losses}{row['top1']:>8.1%}{row['top5']:>8.1%}")
     return metrics
 
 
-def print_next_steps(last: Path, best: str, trainer: Trainer) -> None:
-    """Print where a run's checkpoints are, and the commands that show its curves and, if it can, continue it."""
-    run = last.parent.parent
-    print(f"\ncheckpoint  {last}" + (f" (lowest val/loss: {Path(best).name})" if best else ""))
+def print_next_steps(last: Path, best: runs.BestCheckpoint, val_loss: float, trainer: Trainer) -> None:
+    """Print where the checkpoints of a run are, and the commands that sample, show its curves and continue it."""
+    run, path, used = last.parent.parent, best.best_model_path, last
+    print(f"\ncheckpoint  {last}" + (f" (lowest val/loss: {Path(path).name})" if path else ""))
+    if path and (best_loss := best.best_model_score.item()) < val_loss - CLEARLY:
+        print(f"better      {path}: val loss {best_loss:.4f} instead of {val_loss:.4f}")
+        used = path
+    print(f"sample      {shlex.join(['python', '-m', 'namemlp', 'sample', '--ckpt_path', str(used)])}")
     if runs.is_run_folder(run):
         print(f"curves      tensorboard --logdir {shlex.quote(str(runs.log_root(run)))}")
-    if not any(hasattr(config.scheduler, "total_steps") for config in trainer.lr_scheduler_configs):
-        epochs = [] if trainer.max_epochs in (None, -1) else ["--trainer.max_epochs", "null"]
-        more = ["--trainer.max_steps", str(2 * trainer.global_step), *epochs]
-        print(f"continue    {runs.resume_command(last, *more)}")
+    states = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+    max_steps, reason = how_to_continue(states, trainer.global_step)
+    epochs = [] if trainer.max_epochs in (None, -1) else ["--trainer.max_epochs", "null"]
+    more = ["--trainer.max_steps", str(max_steps), *epochs]
+    print(f"continue    {reason or runs.resume_command(last, *more)}")
+
+
+def how_to_continue(schedules: list[dict[str, Any]], step: int) -> tuple[int, str]:
+    """Up to which step a run can be continued, and why it cannot or "", by the states of its schedules."""
+    for state in schedules:
+        end, what = state.get("total_steps"), "ends at"
+        if "T_max" in state:
+            end, what = state["T_max"], "rises again after"
+        elif "power" in state:
+            end = state["total_iters"]
+        if end is not None:
+            reason = f"the learning-rate schedule {what} step {end:,}: train longer in a new run"
+            return min(2 * step, end), reason if step >= end else ""
+    return 2 * step, ""

@@ -1,5 +1,7 @@
 """SGD steps of a `NameMLP` in one call, without autograd and without a Python step between them."""
 
+import logging
+
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from namemlp.optimizers import learning_rate
 
 # Multiply-adds of a step beyond which a CPU of very many cores makes it faster by torch; see benchmarks/fit.py.
 MAX_STEP_MACS = 18e6
+COMPILING = "compiling the kernel, once on this machine: about 8 s"
 
 
 def why_not_fused(trainer: Trainer) -> str | None:
@@ -73,11 +76,12 @@ def prepare(network: NameMLP) -> None:  # compile the kernel for a network, or l
     from namemlp.fast.kernel import sgd_steps
 
     x = torch.zeros(0, 1, network.context_length, dtype=torch.int64)
-    try:
-        fused_sgd_steps(network, x, x[..., 0], [])
-    except Exception:  # a damaged file fails in many ways
-        internals.flush_kernel_cache(sgd_steps)
-        fused_sgd_steps(network, x, x[..., 0], [])
+    with internals.on_compilation(lambda: logging.getLogger(__name__).info(COMPILING)):
+        try:
+            fused_sgd_steps(network, x, x[..., 0], [])
+        except Exception:  # a damaged file fails in many ways
+            internals.flush_kernel_cache(sgd_steps)
+            fused_sgd_steps(network, x, x[..., 0], [])
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def log_root(run: Path) -> Path:  # the folder of all runs next to a run, which 
 def find_checkpoints(selector: str, root: Path) -> list[Path]:
     """The `last` or `best` checkpoints of the runs below a folder; first those of the run that has saved one last."""
     found, pattern = {}, "*.ckpt" if selector == "last" else "best*.ckpt"  # all, should last.ckpt be damaged
-    for folder in (*(root / LOG_DIR).glob("version_*/checkpoints"), *(root / LOG_DIR).glob("*/version_*/checkpoints")):
+    for folder in (*(root / LOG_DIR).glob("*/checkpoints"), *(root / LOG_DIR).glob("*/*/checkpoints")):
         times = {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
         newest = max(times.values(), default=0)
         found |= {path: (newest, path.name == "last.ckpt", time) for path, time in times.items()}
@@ -38,17 +39,26 @@ def resume_command(last: Path, *more: str) -> str:
     return shlex.join(["python", "-m", "namemlp", "fit", *config, "--ckpt_path", str(last), *more])
 
 
-def run_lock(trainer: Any) -> AbstractContextManager:
+@contextmanager
+def run_lock(trainer: Any) -> Iterator[None]:
     """Let only this fit, of one or many processes, write to its folder. Raises: UserError: another fit does so."""
     if not trainer.is_global_zero or not trainer.checkpoint_callbacks:
-        return nullcontext()
+        yield
+        return
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
-        return FileLock(folder / ".lock").acquire(blocking=False)
+        lock.acquire(blocking=False)
     except Timeout:
         way_out = "wait until that has ended, or start a new run without --ckpt_path"
         raise UserError(f"{folder} is in use by another fit: {way_out}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def write_error(path: Path | str, error: OSError) -> UserError:  # what to raise where a file cannot be written

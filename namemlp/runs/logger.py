@@ -3,7 +3,9 @@
 import math
 import os
 import re
+import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ class RunLogger(TensorBoardLogger):
     """A TensorBoardLogger that makes the folder of a new run its own, also where two runs start at one moment."""
 
     last_point: tuple[dict[str, float], int | None] | None = None
+    new_folder: Path | None = None  # that this logger has made
 
     def _get_next_version(self) -> int:
         while True:
             version = super()._get_next_version()
             try:
                 if rank_zero_only.rank == 0:  # which decides where the run is
-                    Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+                    folder = Path(self.root_dir, f"version_{version}")
+                    folder.mkdir(parents=True)
+                    self.new_folder = folder
                 return version
             except FileExistsError:
                 if not Path(self.root_dir).is_dir():
@@ -48,6 +53,14 @@ class RunLogger(TensorBoardLogger):
         """Write hparams.yaml. The curves are not flushed at every save, which waits for the disk: checkpoints do it."""
         if not Path(self.log_dir, self.NAME_HPARAMS_FILE).is_file():
             super().save()
+
+    def discard(self) -> None:
+        """Remove the folder of a new run that has failed before its first step, and folders that are then empty."""
+        if self.new_folder is not None:
+            shutil.rmtree(self.new_folder)
+            for folder in (Path(self.root_dir), Path(self.save_dir, LOG_DIR)):
+                with suppress(OSError):
+                    folder.rmdir()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:  # not yet a finished run's file: its final losses come after

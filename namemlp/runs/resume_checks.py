@@ -39,11 +39,14 @@ def check_resume(
             settings[STEP_SIZE] = settings["data.batch_size"] * processes
         data_changes = mismatches([*DATA_KEYS, "data.batch_size" if world_size == saved_world_size else STEP_SIZE])
         for part in ("optimizer", "lr_scheduler"):
-            optimizer_changes += mismatches(name for name in names if name.startswith(part))[:1]  # the class first
+            differences = mismatches(name for name in names if name.startswith(part))  # the class first
+            is_same_class = ours.get(f"{part}.class_path") == saved.get(f"{part}.class_path")
+            optimizer_changes += differences if is_same_class else differences[:1]
         step_changes = mismatches(name for name in STEP_KEYS if name in saved)
     # A changed list would be split differently, and names that were trained on would come up in validation.
     is_same_path = ours["data.path"] == saved.get("data.path", ours["data.path"])
     sha256 = checkpoint.get("NamesDataModule", {}).get("sha256")
+    is_changed_list = is_same_path and data.splits.sha256 != sha256
     if (is_fit or (command != "predict" and is_same_path and sha256)) and data.splits.sha256 != sha256:
         data_changes.append(
             f"{data.source} (SHA-256 {data.splits.sha256[:8]}…) is not the list that {path} was trained on, which was "
@@ -53,7 +56,10 @@ def check_resume(
     changes = data_changes + optimizer_changes + step_changes
     if changes and not allow_changes:
         way_out = "match it" if len(changes) == 1 else "match them"
-        raise UserError(f"{'; '.join(changes)}: {way_out}, start a new run, or pass --allow_changes")
+        way_out = f"{'; '.join(changes)}: {way_out}, start a new run, or pass --allow_changes"
+        if is_fit and not is_changed_list and saved_world_size == 1:
+            way_out += f"; `namemlp fit --ckpt_path {path}` takes the run's own settings"
+        raise UserError(way_out)
     if shape_changes:
         raise UserError(f"{shape_changes[0]}, whose weights have that shape: match it, or start a new run")
     if optimizer_changes:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from namemlp.datamodule import NamesDataModule
 from namemlp.module import NameModule
 from namemlp.network import NameMLP
-from namemlp.viz.embedding_image import character_class, label, render_embedding
+from namemlp.viz.embedding_image import render_embedding
+from namemlp.viz.labels import character_classes, character_labels
 from namemlp.windows import ContextDataset
 
 SATURATED, BINS = 0.97, 64  # |tanh| above which a unit hardly learns: its gradient is 6% of the largest
@@ -21,7 +22,7 @@ NUM_NAMES, MAX_LENGTH, SEED = 20, 20, 0  # the same random numbers each time, so
 LAYOUT = {
     "namemlp": {
         "loss: train and val": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "tanh units: share saturated, share dead": ["Multiline", ["^tanh/saturated$", "^tanh/dead$"]],
+        "tanh units: share saturated, share dead": ["Multiline", ["^units/saturated$", "^units/dead$"]],
         "log10 of update size / weight size": ["Multiline", ["^update/"]],
     }
 }
@@ -49,14 +50,15 @@ class ModelDiagnostics(Callback):
         step, writer = trainer.global_step, self.writer
         hidden, num_dead = tanh_units(pl_module.network, trainer.datamodule.val_set)
         share = (hidden.abs() > SATURATED).float().mean().item()
-        values = {"tanh/saturated": share, "tanh/dead": num_dead / hidden.shape[1], **update_ratios(trainer, pl_module)}
+        values = {"units/saturated": share, "units/dead": num_dead / hidden.shape[1]}
+        values |= update_ratios(trainer, pl_module)
         png, size = render_embedding(pl_module.network.embedding.weight, pl_module.vocabulary.characters)
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         summary = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         writer.file_writer.add_summary(Summary(value=[*summary, Summary.Value(tag="embedding", image=image)]), step)
         sums = hidden.sum().item(), hidden.square().sum().item()
         limits, counts = torch.linspace(-1, 1, BINS + 1)[1:].tolist(), torch.histc(hidden, BINS, -1, 1).tolist()
-        writer.add_histogram_raw("tanh", -1, 1, hidden.numel(), *sums, limits, counts, step)
+        writer.add_histogram_raw("units/tanh", -1, 1, hidden.numel(), *sums, limits, counts, step)
         names = pl_module.sample(NUM_NAMES, seed=SEED, max_length=MAX_LENGTH)
         is_new = [not seen for seen in pl_module.seen_in_training(names)]
         lines = "\n".join(f"- {name}{' (new)' if new else ''}" for name, new in zip(names, is_new, strict=True))
@@ -64,7 +66,8 @@ class ModelDiagnostics(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is not None:
-            rows = [[label(character), character_class(character)] for character in pl_module.vocabulary.characters]
+            characters = pl_module.vocabulary.characters
+            rows = [list(row) for row in zip(character_labels(characters), character_classes(characters), strict=True)]
             weights, header = pl_module.network.embedding.weight.float(), ["character", "kind"]
             self.writer.add_embedding(weights, rows, None, trainer.global_step, "characters", header)
 

@@ -1,21 +1,19 @@
 """The picture of an embedding for TensorBoard, by Pillow: Matplotlib takes ten times as long."""
 
-import importlib.util
+import functools
 import io
-import unicodedata
-from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from namemlp.vocabulary import END
+from namemlp.viz.labels import FONT, character_classes, drawn_labels, load_font
 
-WIDTH, TOP, MARGIN = 340, 30, 20  # pixels; TensorBoard shows as many
+WIDTH, TOP, MARGIN, DOT = 340, 30, 20, 2  # pixels; TensorBoard shows as many; more if the labels need it
+SMALL, LARGE = 11, 17  # font sizes
 MAX_CHARACTERS = 300
 COLORS = {"vowel": "#d1495b", "consonant": "#1f5fa8", "end mark": "#2a9d4a", "other": "#777777"}
-VOWELS = set("aeiouøæœıə" + "аеиоуыэюяєі" + "αεηιουω")  # of Latin, Cyrillic and Greek letters, without accents
-FONT = Path(importlib.util.find_spec("matplotlib").origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def pca_2d(weights: Tensor) -> tuple[Tensor, float | None]:
@@ -29,7 +27,7 @@ def pca_2d(weights: Tensor) -> tuple[Tensor, float | None]:
 
 
 def render_embedding(weights: Tensor, characters: str) -> tuple[bytes, tuple[int, int]]:
-    """The characters at the places of their embedding, (V, C) weights, as a PNG and its size."""
+    """The characters of a vocabulary at the places of their embedding, (V, C) weights, as a PNG and its size."""
     places, share = pca_2d(weights.detach().float().cpu())
     title = "embedding"
     if len(characters) > MAX_CHARACTERS:
@@ -37,32 +35,77 @@ def render_embedding(weights: Tensor, characters: str) -> tuple[bytes, tuple[int
         characters, places = characters[:MAX_CHARACTERS], places[:MAX_CHARACTERS]
     if share is not None:
         title += f": 2 of {weights.shape[1]} principal axes, {share:.0%} of the variance"
+    labels, fonts, boxes, width = measure_labels(characters)
     low, high = places.aminmax(dim=0)
     places = (places - low) / (high - low).clamp(min=1e-9)  # 0 to 1
     places[:, 1] = 1 - places[:, 1]  # a picture's rows count from the top
-    places = places * (WIDTH - 2 * MARGIN) + torch.tensor([MARGIN, TOP + MARGIN])
-    image, encoded = Image.new("RGB", (WIDTH, WIDTH + 2 * TOP), "white"), io.BytesIO()
-    canvas = ImageDraw.Draw(image)
-    small, large = (ImageFont.truetype(str(FONT), points) for points in (11, 17))
-    canvas.rectangle((4, TOP, WIDTH - 5, TOP + WIDTH - 1), outline="#bbbbbb")
-    canvas.text((WIDTH / 2, TOP / 2), title, COLORS["other"], small, "mm")
-    kinds = [character_class(character) for character in characters]
-    for character, kind, place in zip(characters, kinds, places.tolist(), strict=True):
-        canvas.text(place, "end" if character == END else label(character), COLORS[kind], large, "mm")
+    margin = max(MARGIN, np.abs(boxes).max() + 6)
+    places = (places * (width - 2 * margin) + margin).round().int().numpy()
+    positions = place_labels(places, boxes, width)
+    image, encoded = Image.new("RGB", (width, width + 2 * TOP), "white"), io.BytesIO()
+    canvas, small = ImageDraw.Draw(image), load_font(FONT, SMALL)
+    canvas.rectangle((4, TOP, width - 5, TOP + width - 1), outline="#bbbbbb")
+    canvas.text((width / 2, TOP / 2), title, COLORS["other"], small, "mm")
+    kinds = character_classes(characters)
+    places, positions = (points + np.array([0, TOP]) for points in (places, positions))
+    for place, position, box, kind in zip(places, positions, boxes, kinds, strict=True):
+        if (place != position).any():
+            nearest = place.clip(position + box[:2], position + box[2:])
+            canvas.line((*place.tolist(), *nearest.tolist()), "#bbbbbb")
+            canvas.rectangle((*(place - 1).tolist(), *(place + 1).tolist()), COLORS[kind])
+    for label, font, position, kind in zip(labels, fonts, positions.tolist(), kinds, strict=True):
+        canvas.text(position, label, COLORS[kind], font, "mm")
     legend = [kind for kind in COLORS if kind in kinds]
     for i, kind in enumerate(legend):
-        canvas.text((WIDTH * (i + 0.5) / len(legend), WIDTH + 1.5 * TOP), kind, COLORS[kind], small, "mm")
+        canvas.text((width * (i + 0.5) / len(legend), width + 1.5 * TOP), kind, COLORS[kind], small, "mm")
     image.save(encoded, "PNG", compress_level=1)
     return encoded.getvalue(), image.size
 
 
-def character_class(character: str) -> str:  # what kind of character it is, a key of COLORS
-    if character == END:
-        return "end mark"
-    plain = unicodedata.normalize("NFD", character)[0].lower()
-    is_letter = unicodedata.name(plain, "").startswith(("LATIN ", "CYRILLIC ", "GREEK "))
-    return "vowel" if plain in VOWELS else "consonant" if is_letter else "other"
+@functools.cache
+def measure_labels(characters: str) -> tuple[list[str], list[ImageFont.FreeTypeFont], np.ndarray, int]:
+    """Labels, their fonts, the boxes around their places, (V, 4), and the width of a picture with room for them."""
+    labels, files = drawn_labels(characters)
+    sizes = [SMALL if label.startswith("U+") else LARGE for label in labels]
+    fonts = [load_font(file, size) for file, size in zip(files, sizes, strict=True)]
+    boxes = [font.getbbox(label, anchor="mm") for label, font in zip(labels, fonts, strict=True)]
+    boxes = np.array(boxes, dtype=int) + np.array([-1, -1, 1, 1])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1).sum()
+    return labels, fonts, boxes, max(WIDTH, int((5 * area) ** 0.5))
 
 
-def label(character: str) -> str:  # the character where it can be seen, else its code point
-    return character if character.isprintable() and not character.isspace() else f"U+{ord(character):04X}"
+def place_labels(places: np.ndarray, boxes: np.ndarray, width: int) -> np.ndarray:
+    """Where labels are to be drawn, (V, 2): at their places, or near them where they would cover each other.
+
+    Args:
+        places: x and y of each in a square of `width` pixels, (V, 2)
+        boxes: left, top, right and bottom of each around its place, (V, 4)
+        width: of the square
+    """
+    areas, taken = np.tile(places, 2) + boxes, np.ones((width, width), bool)
+    taken[2:-2, 6:-6] = False  # the rest is its frame
+    overlap = (areas[:, None, :2] < areas[None, :, 2:]).all(2)
+    crowded = (overlap & overlap.T).sum(1) > 1  # another one than itself
+    for left, top, right, bottom in areas[~crowded]:
+        taken[top:bottom, left:right] = True
+    for x, y in places[crowded]:
+        taken[y - DOT : y + DOT + 1, x - DOT : x + DOT + 1] = True
+    positions = places.copy()
+    for i in np.flatnonzero(crowded):
+        w, h = boxes[i, 2:] - boxes[i, :2]
+        for reach in (20, 60, 180, width):  # around its place, in the end everywhere
+            x, y = start = (areas[i, :2] - reach).clip(0)
+            part = taken[y : areas[i, 3] + reach, x : areas[i, 2] + reach]
+            sums = np.pad(part.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
+            filled = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]  # by the top left corner of a box
+            if not filled.min():
+                break
+        gaps = [
+            np.maximum(corner - place, place - corner - size).clip(0)
+            for corner, place, size in zip(map(np.arange, filled.T.shape), places[i] - start, (w, h), strict=True)
+        ]
+        y, x = np.unravel_index((gaps[0] ** 2 + gaps[1][:, None] ** 2 + 1e6 * filled).argmin(), filled.shape)
+        x, y = start + np.array([x, y])
+        taken[y : y + h, x : x + w] = True
+        positions[i] = [x, y] - boxes[i, :2]
+    return positions

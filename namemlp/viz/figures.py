@@ -1,6 +1,5 @@
 """The figures that commands save into a run folder, by Matplotlib."""
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,25 +11,47 @@ from torch import nn
 
 from namemlp.network import eval_mode
 from namemlp.runs import write_error
-from namemlp.viz.embedding_image import label
+from namemlp.viz.labels import FONT, drawn_labels
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import ContextDataset
 
 RAW, SMOOTH, OTHER = "#b9cfe8", "#1f5fa8", "#d1495b"
 
 
-def plot_losses(train: tuple[list[int], list[float]], val: tuple[list[int], list[float]]) -> Figure:
-    """Loss, and its logarithm as in the notebook, against the step: the (steps, values) of two curves."""
+def plot_losses(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
+    """Loss, and its logarithm as in the notebook, against the step.
+
+    Args:
+        curves: steps and values of train/loss and val/loss, and of whole/train_loss, … where there are any
+    """
+    styles = {"train": (SMOOTH, "^"), "val": (OTHER, "s"), "test": ("#2a9d4a", "D")}
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, title in zip(figure.subplots(1, 2), ("loss", "log10 of the loss"), strict=True):
-        train_losses, val_losses = (curve[1] if title == "loss" else np.log10(curve[1]) for curve in (train, val))
-        axes.plot(train[0], train_losses, color=RAW, linewidth=0.8, label="train, a batch")
-        axes.plot(train[0], gaussian_smooth(train_losses, len(train[0]) / 100), color=SMOOTH, label="train, smoothed")
-        axes.plot(val[0], val_losses, color=OTHER, marker="o", markersize=4, label="val")
+        scale = np.array if title == "loss" else np.log10
+        (steps, train), (val_steps, val) = curves["train/loss"], curves["val/loss"]
+        smooth = gaussian_smooth(scale(train), len(steps) / 100)
+        axes.plot(steps, scale(train), color=RAW, linewidth=0.8, label="train, a batch")
+        axes.plot(steps, smooth, color=SMOOTH, label="train, smoothed")
+        axes.plot(val_steps, scale(val), color=OTHER, marker="o", markersize=4, label="val")
+        for split, (color, marker) in styles.items():
+            if whole := curves.get(f"whole/{split}_loss"):
+                style = dict(color=color, marker=marker, markerfacecolor="none", linestyle="")
+                axes.plot(whole[0], scale(whole[1]), **style, label=f"{split}, whole split: {whole[1][-1]:.4f}")
         axes.set(xlabel="step", ylabel=f"{title} (nats)" if title == "loss" else title, title=title)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
     axes.legend()
+    # The notebook's run starts at ten times the loss that it ends with, which would flatten all that comes later.
+    losses = np.array(train)
+    later = losses[len(losses) // 20 :]
+    margin = 0.05 * (later.max() - later.min())
+    above = np.flatnonzero(losses > later.max() + 10 * margin)
+    if len(above):
+        axes = figure.axes[0]
+        axes.set_ylim(later.min() - margin, later.max() + 3 * margin)
+        first = ", ".join(f"{losses[i]:.3g} (step {steps[i]:,})" for i in above[:2])
+        note = f"first losses, above this axis: {first}{', …' * (len(above) > 2)}"
+        axes.text(0.98, 0.97, note, transform=axes.transAxes, ha="right", va="top", fontsize=8)
     return figure
 
 
@@ -59,9 +80,9 @@ def gaussian_smooth(values: np.ndarray, width: float = 20) -> np.ndarray:
 
 
 class CharacterPairs(NamedTuple):
-    """How often the commonest K characters of a split follow each other, and how often a model expects them to."""
+    """How often the end mark and the commonest other characters follow each other, and how often a model expects it."""
 
-    characters: str
+    characters: str  # K, the end mark first
     vocabulary_size: int
     context_counts: np.ndarray  # contexts that end in each, (K,)
     counts: np.ndarray  # how often each other one follows, (K, K), a row for each last character
@@ -75,7 +96,8 @@ def count_pairs(
     size, indices = len(vocabulary), torch.arange(len(examples))
     last = torch.cat([examples[part][0][:, -1] for part in indices.split(2048)])  # of each context, (examples,)
     frequency = last.bincount(minlength=size)
-    shown = frequency.argsort(descending=True, stable=True)[:max_characters].sort().values
+    commonest = 1 + frequency[1:].argsort(descending=True, stable=True)[: max_characters - 1]
+    shown = torch.cat([torch.tensor([0]), commonest.sort().values])
     sums = torch.zeros(2, len(shown), size, dtype=torch.float64)
     with eval_mode(network):
         for part in indices[torch.isin(last, shown)].split(2048):
@@ -89,11 +111,12 @@ def count_pairs(
 def plot_next_characters(pairs: CharacterPairs) -> Figure:
     """P(next | last character) of the model, of the data, and their difference."""
     data, model = (sums / np.maximum(pairs.context_counts, 1)[:, None] for sums in (pairs.counts, pairs.expected))
-    labels = [label(character) for character in pairs.characters]
-    title = "P(next character | last character); '.' is the start and the end of a name"
-    if len(labels) < pairs.vocabulary_size:
-        title += f" (the {len(labels)} commonest of {pairs.vocabulary_size:,} characters)"
-    figure = Figure(figsize=(18, 6), layout="constrained")
+    (_, *labels), fonts = drawn_labels(pairs.characters)
+    title = "P(next character | last character)"
+    if len(fonts) < pairs.vocabulary_size:
+        title += f" (the {len(fonts)} commonest of {pairs.vocabulary_size:,} characters)"
+    size = max(1, len(fonts) / 32)  # so that the labels have room
+    figure = Figure(figsize=(18 * size, 6 * size), layout="constrained")
     figure.suptitle(title)
     blues = dict(cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=max(model.max(), data.max())))  # root: most are small
     reds = dict(cmap="RdBu_r", norm=CenteredNorm())  # white where they agree
@@ -101,10 +124,15 @@ def plot_next_characters(pairs: CharacterPairs) -> Figure:
     for axes, (name, values, colors) in zip(figure.subplots(1, 3), panels, strict=True):
         figure.colorbar(axes.imshow(values, **colors), ax=axes, shrink=0.8)
         axes.set(title=name, xlabel="next character", ylabel="last character")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks(range(len(labels)), labels)
-            axis.set_ticks(np.arange(len(labels)) - 0.5, minor=True)
         axes.tick_params(which="both", labelsize=9, length=0)
+        for axis, end_mark in (axes.xaxis, "end"), (axes.yaxis, "start"):
+            axis.set_ticks(range(len(fonts)), [end_mark, *labels])
+            axis.set_ticks(np.arange(len(fonts)) - 0.5, minor=True)
+            for text, font in zip(axis.get_ticklabels(), fonts, strict=True):
+                if font != FONT:
+                    text.set(font=Path(font), fontsize=9)
+                if axis is axes.xaxis and len(text.get_text()) > 1:
+                    text.set_rotation(90)
         axes.grid(which="minor", color="white", linewidth=0.4)
     return figure
 
@@ -112,8 +140,6 @@ def plot_next_characters(pairs: CharacterPairs) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:  # as PNG. Raises: UserError: it cannot be written
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it draws a box for it
-            figure.savefig(path, dpi=100)
+        figure.savefig(path, dpi=100)
     except OSError as error:
         raise write_error(path, error) from error

@@ -3,6 +3,7 @@
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -36,7 +37,9 @@ class StepProgressBar(ProgressBar):
             count = f"{data.splits.num_names:,} names, {len(data.vocabulary)} characters"
             print(f"{count}: {sizes} examples (train / val / test)")
         parameters = sum(p.numel() for p in pl_module.parameters())
-        print(f"{parameters:,} parameters on {pl_module.device}, run folder {folder}", flush=True)
+        where = f", run folder {folder}" if folder and Path(folder).is_dir() else ""
+        optimizers = (f", {type(o).__name__} with lr {o.param_groups[0]['lr']:g}" for o in trainer.optimizers)
+        print(f"{parameters:,} parameters on {pl_module.device}{''.join(optimizers)}{where}", flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         if self.start is not None or not self.is_on:

@@ -28,7 +28,9 @@ FILES = {
     "nul.txt": b"emma\nav\0a\n",
     "few.txt": b"emma\nava\n",
     "one.txt": b"emma\n",
-    "dot.txt": b"emma\na.b\n",
+    "table.txt": b"name,count\nemma,5\n",
+    "table.tsv": b"emma\tF\t18688\nolivia\tF\t17921\n",
+    "table.csv": b"emma;F\nolivia;F\n",
     "line.txt": b"emma\n" + b"a" * 10_001,
     "characters.txt": "\n".join(map(chr, range(0x20000, 0x30001))).encode(),
     "other.yaml": b"- data\n",
@@ -57,7 +59,12 @@ MESSAGES = {
     "add names or change data.split",
     "--data.path=one.txt": "one.txt has 1 name, too few for a split of [0.8, 0.1, 0.1], which gives 0 / 0 / 1 names: "
     "add names or change data.split",
-    "--data.path=dot.txt": "dot.txt, line 2: '.' inside a name is not allowed, it marks the end of one",
+    "--data.path=table.txt": "table.txt looks like a table, its first lines have 1 comma each: keep one column, as "
+    "with cut -d, -f1 table.txt > table_names.txt",
+    "--data.path=table.tsv": "table.tsv looks like a table, its first lines have 2 tabs each: keep one column, as with "
+    "cut -f1 table.tsv > table_names.txt",
+    "--data.path=table.csv": "table.csv looks like a table, its first lines have 1 semicolon each: keep one column, as "
+    "with cut -d';' -f1 table.csv > table_names.txt",
     "--data.path=line.txt": "line.txt, line 2: longer than 10,000 characters; write one name per line",
     "--data.path=characters.txt": "characters.txt: 65,538 different characters exceed the maximum of 65,536",
     "--data.path=zip://x::few.txt": "zip://x::few.txt cannot be read: File is not a zip file",
@@ -70,7 +77,7 @@ MESSAGES = {
     "--data.batch_size=.inf": "invalid value inf for data.batch_size (see --help)",
     "--data.num_workers=100000": f"data.num_workers is 100000: this machine has {os.cpu_count()} cores, use "
     f"at most {max(16, os.cpu_count())}",
-    "--data.vocabulary=abc": "vocabulary 'abc' must start with '.' and hold each character once",
+    "--data.vocabulary=abc": "vocabulary 'abc' must start with '.' and then hold each character once",
     "--model.context_length=0": "context_length is 0: it must be at least 1",
     "--model.context_length=three": "invalid value three for model.context_length (see --help)",
     "--model.hidden_size=0": "hidden_size is 0: it must be at least 1",
@@ -103,7 +110,15 @@ MESSAGES = {
     'allowed in "<unicode string>", position 0',
     "--config=deep.yaml": "deep.yaml: invalid config: an alias, or more than 20 levels, in line 1",
     "--config=bomb.yaml": "bomb.yaml: invalid config: an alias, or more than 20 levels, in line 2",
-    "--config=unknown.yaml": "Subcommand 'fit' does not accept option 'model.hiden_size'",
+    "--config=unknown.yaml": "Subcommand 'fit' does not accept option 'model.hiden_size'; did you mean "
+    "model.hidden_size?",
+    "--model.hiden_size=3": "unrecognized arguments: --model.hiden_size=3; did you mean --model.hidden_size?",
+    "--trainer.maxsteps=3": "unrecognized arguments: --trainer.maxsteps=3; did you mean --trainer.max_steps?",
+    "--optimizer=ADAM": "invalid value ADAM for optimizer (use a class of torch.optim); did you mean Adam?",
+    "--optimizer.lrr=1": "Option 'lrr' is not accepted; did you mean lr?",
+    "--model.init=scale": "invalid value scale for model.init (see --help); did you mean scaled?",
+    "--data.split=0.9,0.1,0.1": "invalid value 0.9,0.1,0.1 for data.split (give three fractions that add up to 1, such "
+    "as --data.split '[0.8, 0.1, 0.1]')",
     "--config=nothing.yaml": "model must be a mapping; omit it to use the defaults",
     "--config=number.yaml": "trainer is 3: it must be a mapping; omit it to use the defaults",
     # checkpoints
@@ -138,7 +153,7 @@ def test_bad_input_gives_one_sentence_and_leaves_no_files(bad_files, namemlp, ar
         (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=0"], f"{INVALID_SETTINGS}: integer modulo by zero"),
         (["--optimizer=SparseAdam"], f"{INVALID_SETTINGS}: SparseAdam does not support dense gradients"),
         (
-            ["--trainer.check_val_every_n_epoch=1"],
+            ["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=5000"],
             "training cannot continue with these settings: `val_check_interval` (5000) must be less than or equal",
         ),
     ],

@@ -228,7 +228,12 @@ def test_last_is_the_run_that_was_saved_last(fit, namemlp):
 
 def test_schedule_that_ends_before_the_run_is_refused(fit, namemlp):
     one_cycle = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1", "--lr_scheduler.total_steps=20")
-    assert "continue" not in fit(20, *one_cycle).out
+    assert (
+        "continue    the learning-rate schedule ends at step 20: train longer in a new run\n" in fit(20, *one_cycle).out
+    )
+    assert fit(20, "--ckpt_path=last").out == (
+        "already at step 20: the learning-rate schedule ends at step 20: train longer in a new run\n"
+    )
     before = Path(LAST.format(0)).read_bytes()
     for more in ((), ("--ckpt_path=last",)):
         result = namemlp("fit", "--data.path=names.txt", *SMALL, *one_cycle, "--trainer.max_steps=25", *more)
@@ -243,7 +248,7 @@ def test_callbacks_of_a_user_do_not_replace_those_of_the_program(fit):
     run = Path("lightning_logs/version_0")
     assert "lr-SGD" in curves(run)  # the user's
     assert list(curves(run)["val/loss"]) == [15, 20]  # FinalValidation
-    assert "tanh/dead" in curves(run)  # ModelDiagnostics
+    assert "units/dead" in curves(run)  # ModelDiagnostics
     assert "step 20: loss" in result.out  # StepProgressBar
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert len(list(run.glob("checkpoints/best-step20-*.ckpt"))) == 1
@@ -291,7 +296,9 @@ def test_other_optimizers_start_from_their_own_defaults(fit):
     group = without["optimizer_states"][0]["param_groups"][0]
     assert (group["lr"], group["weight_decay"]) == (0.001, 0.01)  # torch's for AdamW, not SGD's
     group = with_config["optimizer_states"][0]["param_groups"][0]
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.01)  # the learning rate is the config's
+    assert (group["lr"], group["weight_decay"]) == (0.001, 0.01)  # also where a config sets SGD's
+    Path("sgd.yaml").write_text("optimizer: {class_path: SGD, init_args: {lr: 0.02}}")
+    assert "SGD with lr 0.02" in fit(5, "--config=sgd.yaml", "--optimizer=SGD", *here).out
 
 
 def test_config_of_a_run_starts_a_new_run_with_its_settings(fit, namemlp):
@@ -412,16 +419,19 @@ def test_resume_refuses_changed_settings(fit, namemlp, setting, here, there):
     result = namemlp("fit", "--ckpt_path=last", "--trainer.max_steps=10", setting)
     name = setting[2:].split("=")[0]
     sentence = f"{name} is {here} here but {there} in {LAST.format(0)}: match it, start a new run, or pass "
-    sentence += "--allow_changes"
+    sentence += f"--allow_changes; `namemlp fit --ckpt_path {LAST.format(0)}` takes the run's own settings"
     assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
 def test_resume_names_every_changed_setting(fit, namemlp):
     fit(5)
-    result = namemlp("fit", "--ckpt_path=last", "--data.shuffles=2", "--optimizer.lr=0.5", "--model.dropout=0.1")
-    for name, here, there in (("data.shuffles", 2, 1), ("optimizer.lr", 0.5, 0.01), ("model.dropout", 0.1, 0.0)):
+    settings = ("--data.shuffles=2", "--optimizer.lr=0.5", "--optimizer.momentum=0.9", "--model.dropout=0.1")
+    result = namemlp("fit", "--ckpt_path=last", *settings)
+    changes = {"data.shuffles": (2, 1), "optimizer.lr": (0.5, 0.01), "optimizer.momentum": (0.9, 0.0)}
+    for name, (here, there) in {**changes, "model.dropout": (0.1, 0.0)}.items():
         assert f"{name} is {here} here but {there} in {LAST.format(0)}" in result.err
-    assert result.err.endswith(": match them, start a new run, or pass --allow_changes\n")
+    way_out = f"`namemlp fit --ckpt_path {LAST.format(0)}` takes the run's own settings"
+    assert result.err.endswith(f": match them, start a new run, or pass --allow_changes; {way_out}\n")
 
 
 def test_other_optimizer_or_scheduler_is_refused(fit, namemlp):
@@ -499,7 +509,8 @@ def test_resume_needs_the_same_list(fit, namemlp):
     assert result.code == 2
     assert re.fullmatch(
         rf"namemlp: error: other.txt \(SHA-256 \w+…\) is not the list that {LAST.format(0)} was trained on, which was "
-        r"names.txt as it was then \(\w+…\): match it, start a new run, or pass --allow_changes\n",
+        r"names.txt as it was then \(\w+…\): match it, start a new run, or pass --allow_changes"
+        rf"; `namemlp fit --ckpt_path {LAST.format(0)}` takes the run's own settings\n",
         result.err,
     )
     Path("moved.txt").write_text("\r\n".join(SMALL_LIST))
@@ -525,6 +536,81 @@ def test_help_explains_settings(namemlp):
     assert "characters that the model sees (T) (type: int, default: 3)" in text
     assert "examples in a training batch, per process (type: int, default: 32)" in text
     assert "--ckpt_path CKPT_PATH Checkpoint to resume from" in text
+
+
+def test_help_is_short_where_a_checkpoint_is_used_and_puts_the_trainer_last(namemlp):
+    text = namemlp("fit", "--help").out
+    titles = ["Run", "Data", "Model", "Optimizer", "Learning-rate schedule", "Checkpoint", "Trainer (of Lightning)"]
+    assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == ["options", *titles]
+    for command in ("validate", "test", "predict"):
+        text = namemlp(command, "--help").out
+        assert len(re.findall(r"^  (-\w|--\w)", text, re.MULTILINE)) <= 12
+        assert "--data.path" in text and "--model" not in text
+    assert "--whole" in namemlp("test", "--help").out
+    assert namemlp("--version").out == "namemlp 0.2.0\n"
+    assert namemlp().out == namemlp("--help").out
+
+
+def test_flags_need_no_value(namemlp):
+    flags = ("--data.lowercase", "--trainer.detect_anomaly", "--optimizer.nesterov", "--optimizer.momentum=0.9")
+    bare = namemlp("fit", *flags, "--print_config")
+    full = namemlp("fit", *(f"{flag}=true" if "=" not in flag else flag for flag in flags), "--print_config")
+    assert (bare.code, bare.out) == (0, full.out)
+    assert yaml.safe_load(bare.out)["data"]["lowercase"] is True
+
+
+def test_whole_list_is_evaluated(fit, namemlp):
+    fit(5)
+    Path("other.txt").write_text("\n".join(SMALL_LIST[:5]))
+    rows = [
+        line.split()
+        for line in namemlp("test", "--ckpt_path=last", "--data.path=other.txt", "--whole").out.splitlines()
+    ]
+    [row] = [row for row in rows if row and row[0] == "whole"]
+    examples = sum(len(name) + 1 for name in SMALL_LIST[:5])
+    assert int(row[1]) == examples
+    assert namemlp("predict", "--ckpt_path=last", "--data.path=other.txt", "--output=out.txt").out == ""
+    values = [float(line.split("\t")[1]) for line in Path("out.txt").read_text().splitlines()]
+    assert -sum(values) / examples == pytest.approx(float(row[2]), abs=1e-3)
+    Path("other.txt").write_text("\n".join(SMALL_LIST[:20]))
+    out = namemlp("validate", "--ckpt_path=last", "--data.path=other.txt").out
+    assert "other.txt: its validation split; `namemlp test --whole` evaluates all its names" in out
+
+
+def test_last_finds_a_renamed_run(fit, namemlp):
+    fit(5)
+    Path("lightning_logs/version_0").rename("lightning_logs/my best run")
+    result = namemlp("sample", "--ckpt_path=last", "--num_names=3")
+    assert len(result.out.splitlines()) == 3
+    assert "my best run" in fit(10, "--ckpt_path=last").out
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_no_folder(namemlp):
+    one_cycle = ("--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.1", "--lr_scheduler.total_steps=2")
+    settings = ("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=5")
+    assert namemlp(*settings, *one_cycle).code == 2
+    assert [path.name for path in Path().iterdir()] == ["names.txt"]
+    assert namemlp(*settings, "--trainer.logger=false").code == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["checkpoints", "names.txt"]
+
+
+def test_fit_trains_on_when_nobody_reads_its_output(folder):
+    first = [sys.executable, "-m", "namemlp", "fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=20"]
+    with subprocess.Popen(first, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert torch.load(LAST.format(0), weights_only=True)["global_step"] == 20
+
+
+def test_small_lists_get_a_remark_ten_validations_and_the_better_checkpoint(namemlp):
+    result = namemlp("fit", "--data.path=names.txt", "--trainer.max_steps=1000")
+    assert "80 names are soon learned by heart: use --model.init scaled, about 800 --trainer.max_steps" in result.out
+    losses = curves("lightning_logs/version_0")["val/loss"]
+    assert list(losses) == list(range(100, 1001, 100))
+    best = min(losses.values())
+    assert (best < losses[1000] - 0.01) == ("\nbetter      " in result.out)
+    assert re.search(r"^sample      python -m namemlp sample --ckpt_path \S+ckpt$", result.out, re.MULTILINE)
 
 
 def test_wheel_works_outside_the_project(tmp_path, monkeypatch):

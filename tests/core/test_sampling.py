@@ -30,7 +30,7 @@ def name_probabilities(model, max_length, temperature=1.0, top_k=None):
         if len(name) == max_length:
             probabilities[name] += probability
             return
-        context = model.vocabulary.encode("." * model.hparams.context_length + name)[-model.hparams.context_length :]
+        context = model.vocabulary.encode("\0" * model.hparams.context_length + name)[-model.hparams.context_length :]
         with torch.no_grad():
             logits = network(context[None])[0] / temperature
         if not name:
@@ -148,7 +148,8 @@ def test_unique_names(tiny):
         (dict(max_length=20_000), "max_length is 20000: it must be from 1 to 10,000"),
         (dict(max_length=2, prefix="aba"), "max_length is 2: it must be from 3, as long as the prefix, to 10,000"),
         (dict(prefix="aéb"), "prefix 'aéb' has 1 character that the model does not know: 'é'; it knows ab"),
-        (dict(prefix="a."), "prefix 'a.': '.' inside a name is not allowed"),
+        (dict(prefix="a."), r"prefix 'a\.' has 1 character that the model does not know: '\.'; it knows ab"),
+        (dict(prefix="a\0b"), r"prefix 'a\\x00b' has 1 character that the model does not know: '\\x00'; it knows ab"),
         (dict(prefix="\udcff"), "prefix '.udcff' has 1 character that the model does not know"),
         (dict(novel=True), "novel: it is not known which names this model was trained on; omit it"),
     ],
@@ -173,8 +174,45 @@ def test_log_prob_is_that_of_the_whole_name(tiny):
     expected = [probabilities[name] * not_empty for name in names]
     assert tiny.log_prob(names).exp().tolist() == pytest.approx(expected, rel=1e-5)
     assert tiny.log_prob([]).shape == (0,)
-    with pytest.raises(UserError, match="'xa' has 1 character that the model does not know: 'x'"):
-        tiny.log_prob(["ab", "xa"])
+    for name, unknown in {"xa": "'x'", "a.b": "'.'", "a\0b": r"'\x00'", "é.": "'.', 'é'"}.items():
+        count = "2 characters" if name == "é." else "1 character"
+        with pytest.raises(UserError) as error:
+            tiny.log_prob(["ab", name, "ba"])
+        assert str(error.value) == f"{name!r} has {count} that the model does not know: {unknown}"
+
+
+def test_a_full_stop_is_a_character_like_others(tiny):
+    dotted = NameModule("..b", **{k: v for k, v in tiny.hparams.items() if k != "vocabulary"})
+    for prefix in ("", "baa"):
+        names = tiny.sample(500, prefix, seed=3)
+        dotted_names = [name.replace("a", ".") for name in names]
+        assert dotted.sample(500, prefix.replace("a", "."), seed=3) == dotted_names
+        assert torch.equal(dotted.log_prob(dotted_names), tiny.log_prob(names))
+
+
+def test_names_with_full_stops_are_trained_on_and_found_again(fit, namemlp):
+    names = [f"{kind}. {name}" for name in ("Ives", "Hood", "Ann", "Bee", "Elmo") for kind in ("St", "Mt", "Ft", "Pt")]
+    Path("names.txt").write_text("\n".join(names * 10))
+    settings = ("--model.context_length=6", "--optimizer.lr=0.5", "--model.init=scaled")
+    fit(200, *settings, "--trainer.val_check_interval=100")
+    fit(300, "--ckpt_path=last")
+    model = NameModule.load_from_checkpoint(LAST)
+    assert model.vocabulary.characters == ". .ABEFHIMPSdelmnostv"
+    assert all(model.seen_in_training(names))
+    drawn = namemlp("sample", "--ckpt_path=last", "--prefix=St.", "--num_names=50", "--seed=1").out.splitlines()
+    assert all(name.startswith("St. ") for name in drawn)
+    assert set(drawn) & set(names)
+    assert not set(model.sample(50, seed=1, novel=True)) & set(names)
+    lines = namemlp("predict", "--ckpt_path=last").out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == names * 10
+    values = [float(line.split("\t")[1]) for line in lines[:20]]
+    assert values == pytest.approx(model.log_prob(names).tolist(), abs=1e-4)
+    for command in ("validate", "test", "plot"):
+        result = namemlp(command, "--ckpt_path=last")
+        assert (result.code, result.err) == (0, "")
+    Path("other.txt").write_text("Ava\n")
+    result = namemlp("predict", "--ckpt_path=last", "--data.path=other.txt")
+    assert result.err == "namemlp: error: other.txt has 1 character that the model does not know: 'a'\n"
 
 
 def test_sampling_needs_only_the_checkpoint(fit, namemlp, tmp_path, monkeypatch):
@@ -207,7 +245,9 @@ def test_the_example_script_prints_names_of_its_model(folder):
     example = Path(__file__).parents[2] / "examples" / "fit_and_sample.py"
     code = example.read_text().replace("max_steps=50_000", "max_steps=200").replace("10_000", "100")
     Path("example.py").write_text(code)
-    *scored, started = Command(script="example.py").result().splitlines()[-11:]
+    command = Command(script="example.py")
+    *scored, started = command.result().splitlines()[-11:]
+    assert command.err == ""  # no warnings, and none of Lightning's tips
     names = [line.split()[1] for line in scored]
     model = NameModule.load_from_checkpoint("names.ckpt")
     assert names == model.sample(10, temperature=0.8, seed=1, novel=True)

@@ -19,7 +19,8 @@ from namemlp import NameModule, NamesDataModule
 from namemlp.network import NameMLP
 from namemlp.viz import ModelDiagnostics
 from namemlp.viz.diagnostics import LAYOUT, tanh_units
-from namemlp.viz.embedding_image import character_class, label, pca_2d
+from namemlp.viz.embedding_image import pca_2d
+from namemlp.viz.labels import character_classes, character_labels
 from namemlp.windows import ContextDataset
 from tests.helpers import SMALL_LIST, assert_equal, curves
 from tests.processes import Command
@@ -40,7 +41,7 @@ def test_train_and_val_loss_are_in_one_chart(events):
     charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
     assert charts == {title: tags for title, (_, tags) in LAYOUT["namemlp"].items()}
     assert charts["loss: train and val"] == ["^train/loss$", "^val/loss$"]
-    assert {"train/loss", "val/loss", "tanh/saturated", "tanh/dead"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "val/loss", "units/saturated", "units/dead"} <= set(events.Tags()["scalars"])
 
 
 def test_embedding_image_at_each_validation(events):
@@ -73,9 +74,9 @@ def test_tanh_histogram_and_shares_of_saturated_and_dead_units(events):
     hidden = torch.tanh(model.network.hidden(model.network.embedding(x).flatten(1))).detach()
     saturated = hidden.abs() > 0.97
     points = curves(RUN)
-    assert points["tanh/saturated"][20] == pytest.approx(saturated.float().mean().item())
-    assert points["tanh/dead"][20] == pytest.approx(saturated.all(0).float().mean().item())
-    histogram = events.Histograms("tanh")[-1]
+    assert points["units/saturated"][20] == pytest.approx(saturated.float().mean().item())
+    assert points["units/dead"][20] == pytest.approx(saturated.all(0).float().mean().item())
+    histogram = events.Histograms("units/tanh")[-1]
     value = histogram.histogram_value
     assert (histogram.step, value.num, value.min, value.max) == (20, hidden.numel(), -1, 1)
     assert value.bucket == pytest.approx(torch.histc(hidden, 64, -1, 1).tolist())
@@ -148,7 +149,8 @@ def test_projector_has_the_characters(events):
     header, *rows = table.read_text(encoding="utf-8").splitlines()
     characters = NamesDataModule("names.txt").vocabulary.characters
     assert header == "character\tkind"
-    assert rows == [f"{character}\t{character_class(character)}" for character in characters]
+    labels, kinds = character_labels(characters), character_classes(characters)
+    assert rows == [f"{label}\t{kind}" for label, kind in zip(labels, kinds, strict=True)]
     [vectors] = RUN.rglob("tensors.tsv")
     weights = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt").network.embedding.weight
     read = torch.tensor([[float(x) for x in line.split("\t")] for line in vectors.read_text().splitlines()])
@@ -165,7 +167,7 @@ def test_hyperparameters_are_logged_with_the_final_losses(fit):
     assert values["data.path"].string_value == "names.txt"
     for split in ("train", "val", "test"):
         line = next(line for line in result.out.splitlines() if line.startswith(split))
-        assert curves(RUN)[f"final/{split}_loss"][20] == pytest.approx(float(line.split()[2]), rel=1e-4)
+        assert curves(RUN)[f"whole/{split}_loss"][20] == pytest.approx(float(line.split()[2]), rel=1e-4)
     assert len(list(RUN.glob("events*"))) == 1
 
 
@@ -186,11 +188,11 @@ def test_diagnostics_keep_the_fused_path_and_import_no_figures(folder):
 
 
 def test_classes_and_labels_of_characters():
-    assert [character_class(character) for character in ".aéÖyBжи'- ы名"] == [
+    assert character_classes(".aéÖyBжи'- ы名.") == [
         *("end mark", "vowel", "vowel", "vowel", "consonant", "consonant", "consonant", "vowel"),
-        *("other", "other", "other", "vowel", "other"),
+        *("other", "other", "other", "vowel", "other", "other"),
     ]
-    assert [label(character) for character in "a. \u3000名\u200b"] == ["a", ".", "U+0020", "U+3000", "名", "U+200B"]
+    assert character_labels(".a. \u3000名\u200b") == ["end", "a", ".", "␣", "U+3000", "名", "U+200B"]
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7])

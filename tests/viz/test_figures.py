@@ -57,12 +57,15 @@ def test_plot_of_a_checkpoint_outside_a_run_folder(fit, namemlp):
 def test_loss_figure_has_the_curves_of_the_run(fit):
     fit(20, "--trainer.val_check_interval=10")
     points = {tag: (list(curve), list(curve.values())) for tag, curve in curves(RUN).items()}
-    figure = viz.plot_losses(points["train/loss"], points["val/loss"])
+    figure = viz.plot_losses(points)
     loss, log10 = figure.axes
     assert (loss.get_title(), log10.get_title()) == ("loss", "log10 of the loss")
     assert loss.get_xlabel() == "step"
-    assert [text.get_text() for text in log10.get_legend().get_texts()] == ["train, a batch", "train, smoothed", "val"]
-    train, _, val = loss.lines
+    labels = [text.get_text() for text in log10.get_legend().get_texts()]
+    assert labels[:3] == ["train, a batch", "train, smoothed", "val"]
+    whole = [f"{split}, whole split: {points[f'whole/{split}_loss'][1][0]:.4f}" for split in ("train", "val", "test")]
+    assert labels[3:] == whole
+    train, _, val = loss.lines[:3]
     assert train.get_xydata().tolist() == pytest.approx(np.transpose(points["train/loss"]))
     assert val.get_xydata().tolist() == pytest.approx(np.transpose(points["val/loss"]))
     assert log10.lines[0].get_ydata() == pytest.approx(np.log10(points["train/loss"][1]))
@@ -96,8 +99,8 @@ def test_next_character_figure_shows_model_data_and_difference():
     panels = figure.axes[:3]
     assert [axes.get_title() for axes in panels] == ["model", "data", "model − data"]
     for axes in panels:
-        assert [text.get_text() for text in axes.get_xticklabels()] == [".", "a", "U+0020"]
-        assert [text.get_text() for text in axes.get_yticklabels()] == [".", "a", "U+0020"]
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["end", "a", "␣"]
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["start", "a", "␣"]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("next character", "last character")
     model, data, difference = (np.asarray(axes.images[0].get_array()) for axes in panels)
     assert data == pytest.approx(counts / [[8], [8], [4]])
