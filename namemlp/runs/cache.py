@@ -24,7 +24,7 @@ def load_or_make(path: str | None, settings: dict[str, Any], make: Callable[[], 
     if not is_readable or os.path.getsize(path) < MIN_BYTES:
         return make()
     file = Path(path).with_name(f".{Path(path).name}.splits.pt")
-    key = {"format": 2, "list": hashlib.sha256(Path(path).read_bytes()).hexdigest(), **settings}
+    key = {"format": 3, "list": hashlib.sha256(Path(path).read_bytes()).hexdigest(), **settings}
     try:
         lock = FileLock(file.with_suffix(".lock")).acquire()
     except OSError:  # nothing can be written here
