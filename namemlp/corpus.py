@@ -36,7 +36,9 @@ def read_names(path: str | None = None, lowercase: bool = False) -> list[str]:
             names = [name for chunk in _checked_chunks(file, source, lowercase) for name in chunk if name]
     except UserError:
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if "://" in source and error.__cause__ is not None:  # no answer from the host
+            raise UserError(f"{source} cannot be read: {error.__cause__}") from error
         raise UserError(f"{source}: no such file; data.path takes a list of names, one per line") from None
     except IsADirectoryError:
         raise UserError(f"{source} is a folder; data.path takes a file, a list of names, one per line") from None

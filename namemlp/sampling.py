@@ -82,7 +82,8 @@ def sample_names(
         drawn += batch_size
         last_hit = drawn if batch else last_hit
         if drawn - last_hit >= MAX_REJECTIONS:
-            raise UserError(f"only {len(names):,} such names came in {drawn:,} draws: ask for fewer")
+            way_out = "with top_k 1 all are the same: give a larger one" if top_k == 1 else "ask for fewer"
+            raise UserError(f"only {len(names):,} such names came in {drawn:,} draws: {way_out}")
         batch_size = max(num_names - len(names), 2 * batch_size if novel or unique else 0)
     return names[:num_names]
 

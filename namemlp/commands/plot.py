@@ -46,5 +46,5 @@ def plot(
     else:
         print(f"no curves of train/loss and val/loss in {run}, and so no loss.png", file=sys.stderr)
     for name, figure in figures.items():
-        viz.save_figure(figure, folder / name)
+        viz.save_figure(figure, folder / name, setting="--output")
         print(folder / name)

@@ -35,7 +35,7 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
         print(f"already at step {checkpoint['global_step']:,}: {reason or 'raise --trainer.max_steps to continue'}")
         return
     num_names = data.splits.num_names
-    if trainer.is_global_zero and num_names < SMALL_LIST and model.hparams.init != "scaled":
+    if trainer.is_global_zero and path is None and num_names < SMALL_LIST and model.hparams.init != "scaled":
         advice = f"--model.init scaled, about {10 * num_names:,} --trainer.max_steps, and then --ckpt_path best"
         print(f"{num_names} names are soon learned by heart: use {advice}")
     savers = {type(callback): callback for callback in trainer.checkpoint_callbacks}

@@ -61,9 +61,9 @@ def run_lock(trainer: Any) -> Iterator[None]:
         lock.release()
 
 
-def write_error(path: Path | str, error: OSError) -> UserError:  # what to raise where a file cannot be written
-    way_out = "make room there or give another trainer.default_root_dir"
-    return UserError(f"{path} cannot be written ({error.strerror}): {way_out}")
+def write_error(path: Path | str, error: OSError, setting: str = "trainer.default_root_dir") -> UserError:
+    """What to raise where a file cannot be written."""
+    return UserError(f"{path} cannot be written ({error.strerror}): make room there or give another {setting}")
 
 
 def fsync_path(path: Path) -> None:  # have a file, or the names in a folder, outlast a power cut

@@ -137,9 +137,10 @@ def plot_next_characters(pairs: CharacterPairs) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:  # as PNG. Raises: UserError: it cannot be written
+def save_figure(figure: Figure, path: Path, setting: str = "trainer.default_root_dir") -> None:
+    """Save a figure as PNG. Raises: UserError: it cannot be written; the setting gives another place."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=100)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise write_error(path, error, setting) from error

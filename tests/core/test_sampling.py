@@ -300,3 +300,9 @@ def test_mistakes_on_the_command_line_are_one_line_errors(fit, namemlp):
     }.items():
         result = namemlp("sample", *args)
         assert (result.code, result.out, result.err) == (2, "", f"namemlp: error: {message}\n")
+
+
+def test_top_k_1_gives_one_name_only():
+    model = NameModule(".ab", hidden_size=10)
+    with pytest.raises(UserError, match=r"only 1 such names came in 1\d\d,\d\d\d draws: with top_k 1 all are the same"):
+        model.sample(2, top_k=1, unique=True, seed=1)

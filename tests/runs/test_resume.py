@@ -232,7 +232,7 @@ def test_curves_continue_at_the_same_steps(fit, namemlp, monkeypatch, validation
 
 def test_a_run_has_no_point_beyond_its_interval(fit):
     """Though it ends with a validation."""
-    fit(13, "--trainer.log_every_n_steps=5")
+    fit(13, "--trainer.log_every_n_steps=5", "--trainer.val_check_interval=5000")
     points = curves("lightning_logs/version_0")
     assert [*points["train/loss"]] == [*points["lr"]] == [5, 10]
     assert [*points["val/loss"]] == [13]

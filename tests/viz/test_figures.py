@@ -201,7 +201,7 @@ def test_unwritable_output_folder_is_an_error(fit, namemlp):
     Path("taken").write_text("")
     result = namemlp("plot", "--ckpt_path=last", "--output=taken/here")
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "taken/here" in result.err and "cannot be written" in result.err
+    assert "taken/here" in result.err and "make room there or give another --output\n" in result.err
 
 
 def test_plot_and_sample_do_not_change_the_checkpoint(fit, namemlp):
