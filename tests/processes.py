@@ -35,9 +35,12 @@ class Command:
             path.touch()
         outputs = [terminal, terminal] if terminal else [self._out, self._err]
         script = script and Path(script).absolute()
-        settings = Path.cwd(), list(map(str, arguments)), dict(environment), script, max_file_bytes, outputs
+        folder = Path.cwd()
+        settings = folder, list(map(str, arguments)), dict(environment), script, max_file_bytes, outputs
         self.process = FORKS.Process(target=_run, args=settings)
+        os.chdir(self._files.name)  # the first one starts the server, which would import a copy of the package here
         self.process.start()
+        os.chdir(folder)
         self.pid = self.process.pid
 
     @property
