@@ -1,8 +1,6 @@
 """Every private name of other packages in this one, as read in Lightning 2.6.6, torch 2.13 and jsonargparse 4.53."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -91,32 +89,16 @@ def mark_as_stepped(optimizer: Optimizer) -> None:  # else its scheduler warns t
     optimizer._opt_called = True
 
 
-def hide_options(parser: Any, hidden: set[str], shown: Any) -> None:
-    """Leave links between options out of a parser's help, and hidden options, and all but the shown ones if any."""
+def hide_options(parser: Any, hidden: set[str], shown: set[str] | None) -> None:
+    """Leave links between options out of a parser's help, and hidden options, and all but the shown ones if given."""
     for group in parser._action_groups:
         for action in group._group_actions:
-            if group is parser._links_group or action.dest in hidden or (shown and action.dest not in shown):
+            if (
+                group is parser._links_group
+                or action.dest in hidden
+                or (shown is not None and action.dest not in shown)
+            ):
                 action.help = argparse.SUPPRESS
-
-
-@contextmanager
-def on_compilation(announce: Callable[[], None]) -> Iterator[None]:
-    """Call a function once if Numba compiles anything, instead of loading it from its cache."""
-    from numba.core import event
-
-    class Listener(event.Listener):
-        is_new = True
-
-        def on_start(self, started: Any) -> None:
-            if self.is_new:
-                self.is_new = False
-                announce()
-
-        def on_end(self, ended: Any) -> None:
-            pass
-
-    with event.install_listener("numba:compile", Listener()):
-        yield
 
 
 def flush_kernel_cache(kernel: Any) -> None:  # have Numba forget what it has compiled of a function and kept on disk

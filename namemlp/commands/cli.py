@@ -18,7 +18,7 @@ from namemlp import lightning_internals as internals
 from namemlp import runs, viz
 from namemlp.cli import NameCLI
 from namemlp.commands import lr_find, training
-from namemlp.commands.parser import RESULT_OPTIONS, SUBCOMMANDS, OneLineErrorParser, restrict_imports
+from namemlp.commands.parser import SUBCOMMANDS, OneLineErrorParser, restrict_imports
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.fast import FusedStrategy  # whose import also registers the strategies
@@ -31,6 +31,9 @@ TRAINER_DEFAULTS = dict(
     check_val_every_n_epoch=None, log_every_n_steps=50, num_sanity_val_steps=0, enable_progress_bar=True,
     enable_checkpointing=True, enable_model_summary=False, logger=True,
 )  # fmt: skip
+# What --help shows for the commands that use a checkpoint; they take all other settings of `fit`, too.
+RESULT_OPTIONS = {"help", "config", "ckpt_path", "allow_changes", "data.path", "data.lowercase", "data.split"}
+RESULT_OPTIONS |= {f"trainer.{name}" for name in ("accelerator", "devices", "precision", "default_root_dir")}
 EXTRA_OPTIONS = {  # of the commands that use a checkpoint
     "validate": {},
     "test": {"whole": dict(type=bool, default=False, help="evaluate all names of the list, not its three splits")},
@@ -62,28 +65,21 @@ class FullCLI(NameCLI):
         for name, description in SUBCOMMANDS.items():
             if name in EXTRA_OPTIONS:
                 description += " Settings that are not given are the checkpoint's."
-            settings = dict(description=description, usage=f"namemlp {name} [options]")
-            subparser = self._subcommand_parsers[name] = self.init_parser(**settings)
+            subparser = self.init_parser(description=description, usage=f"namemlp {name} [options]")
+            self._subcommand_parsers[name] = subparser
             if name in needed - {"sample", "plot"}:
                 self._add_arguments(subparser, name)
                 parser.settings = subparser
             subcommands.add_subcommand(name, subparser, help=SUBCOMMANDS[name])
         classes = {"trainer": Trainer, "data": NamesDataModule, "model": NameModule}
         settings = {f"{part}.{name}": s for part, c in classes.items() for name, s in signature(c).parameters.items()}
-        parser.flags = [
-            "allow_changes",
-            "whole",
-            *(name for name, s in settings.items() if "bool" in str(s.annotation)),
-        ]
+        booleans = (name for name, setting in settings.items() if "bool" in str(setting.annotation))
+        parser.flags = ["allow_changes", "whole", *booleans]
 
     def _add_arguments(self, parser: LightningArgumentParser, command: str) -> None:
         run, is_result = parser.add_argument_group(name="run"), command in EXTRA_OPTIONS
-        text = (
-            "Checkpoint to use: a path, last or best"
-            if is_result
-            else "Checkpoint to resume from: a path, last or best"
-        )
-        run.add_argument("--ckpt_path", type=str | None, help=f"{text} (of the newest run)")
+        text = f"Checkpoint to {'use' if is_result else 'resume from'}: a path, last or best (of the newest run)"
+        run.add_argument("--ckpt_path", type=str | None, help=text)
         text = "use the checkpoint with another list or other settings; resume is then not exact"
         run.add_argument("--allow_changes", type=bool, default=False, help=text)
         text = "name of the run in TensorBoard; its folder is lightning_logs/NAME/version_N"
@@ -100,9 +96,8 @@ class FullCLI(NameCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
         for name, title in TITLES.items():
             parser.groups[name].title, parser.groups[name].description = title, None
-        internals.hide_options(
-            parser, hidden={"data", "model", "checkpoint", "trainer"}, shown=is_result and RESULT_OPTIONS
-        )
+        shown = RESULT_OPTIONS | EXTRA_OPTIONS[command].keys() if is_result else None
+        internals.hide_options(parser, {"data", "model", "checkpoint", "trainer"}, shown)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = sys.argv[1:] if args is None else args
@@ -126,7 +121,9 @@ class FullCLI(NameCLI):
             if given and previous and given.class_path != previous["class_path"]:
                 subparser.set_defaults({name: {"class_path": given.class_path}})
                 self.config = parser.parse_args(args)
-            for i in [i for i, arg in enumerate(args) if given and arg.partition("=")[0] == f"--{name}"][:1]:
+            options = [arg.partition("=")[0] for arg in args]
+            if given and f"--{name}" in options:
+                i = options.index(f"--{name}")
                 previous = parser.parse_args(args[:i])[command][name]  # of the configs
                 if previous and previous.class_path != given.class_path:
                     args = [*args[:i], f"--{name}=null", *args[i:]]
@@ -154,8 +151,8 @@ class FullCLI(NameCLI):
         changes = runs.check_resume(
             path, checkpoint, given, self.datamodule, self.subcommand, self.trainer.world_size, self.allow_changes
         )
-        is_used = self.trainer.is_global_zero and not (is_fit and runs.is_finished(checkpoint, self.trainer))
-        for change in changes if is_used else ():
+        is_reported = self.trainer.is_global_zero and not (is_fit and runs.is_finished(checkpoint, self.trainer))
+        for change in changes if is_reported else ():
             logging.getLogger(__name__).warning(f"resume is not exact: {change}")
         try:
             self.model.load_state_dict(checkpoint["state_dict"])
@@ -193,10 +190,12 @@ class FullCLI(NameCLI):
 
 def validation_interval(trainer: Namespace, data: NamesDataModule) -> int:
     """A tenth of the batches of a run, at most 5,000."""
-    batches = [steps * trainer.accumulate_grad_batches for steps in (trainer.max_steps,) if steps not in (None, -1)]
+    batches = 50_000
+    if trainer.max_steps not in (None, -1):
+        batches = min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
     if trainer.max_epochs not in (None, -1):
-        batches.append(trainer.max_epochs * -(-data.splits.val_start // data.hparams.batch_size))
-    return max(1, min([5_000, *(count // 10 for count in batches)]))
+        batches = min(batches, trainer.max_epochs * -(-data.splits.val_start // data.hparams.batch_size))
+    return max(1, batches // 10)
 
 
 def validate_settings(settings: Namespace) -> None:

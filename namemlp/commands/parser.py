@@ -22,10 +22,6 @@ SUBCOMMANDS = {
     "sample": "Print new names, sampled from a checkpoint's model.",
     "plot": "Plot the losses of a checkpoint's run, and which characters its model expects after which.",
 }
-# What --help shows for the commands that use a checkpoint; they take all other settings of `fit`, too.
-RESULT_OPTIONS = {"help", "config", "ckpt_path", "allow_changes", "whole", "output"}
-RESULT_OPTIONS |= {f"data.{name}" for name in ("path", "lowercase", "split")}
-RESULT_OPTIONS |= {f"trainer.{name}" for name in ("accelerator", "devices", "precision", "default_root_dir")}
 ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint
 ALLOWED_IMPORTS += [f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers")]
 # Arguments of sample and plot (path and default_root_dir) whose options are called as those of the other commands.
@@ -63,10 +59,11 @@ def load_yaml(text: str) -> Any:
     return _load_yaml(text)
 
 
-def suggest(word: str, known: Iterable[str]) -> str:  # "; did you mean …?" with the most similar known word, or ""
+def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """A sentence's end that asks for the most similar known word, or nothing where none is similar."""
     words = {name.lower(): name for name in known}
     similar = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.75)
-    return f"; did you mean {words[similar[0]]}?" if similar else ""
+    return f"; did you mean {prefix}{words[similar[0]]}?" if similar else ""
 
 
 def torch_classes() -> dict[str, type]:  # those that optimizer and lr_scheduler may name
@@ -87,7 +84,8 @@ class OneLineErrorParser(ArgumentParser):
     def parse_args(self, args: Any = None, *more: Any, **settings: Any) -> Namespace:
         args = [*(sys.argv[1:] if args is None else args)]
         following = zip(args, [*args[1:], "--"], strict=False)
-        pattern = re.compile(rf"--({'|'.join(map(re.escape, self.flags))}|(optimizer|lr_scheduler)\.\w+)")
+        flags = "|".join([*map(re.escape, self.flags), r"(optimizer|lr_scheduler)\.\w+"])
+        pattern = re.compile(f"--({flags})")
         is_bare = [bool(pattern.fullmatch(arg)) and next_arg.startswith("--") for arg, next_arg in following]
         args = [f"{arg}=true" if bare else arg for arg, bare in zip(args, is_bare, strict=True)]
         return super().parse_args(args, *more, **settings)
@@ -120,13 +118,13 @@ class OneLineErrorParser(ArgumentParser):
             message = (
                 f"invalid value {shorten(value)} for {key} ({HINTS.get(key, 'see --help')}){suggest(value, known)}"
             )
-        elif unknown := re.search(r"(?:unrecognized arguments: --|[oO]ption ')([\w.]+)", message):
+        elif unknown := re.match(r"Option '(\w+)'", message):  # of an optimizer or a schedule
+            known = {name for value in torch_classes().values() for name in signature(value).parameters}
+            message += suggest(unknown[1], known)
+        elif unknown := re.search(r"(?:unrecognized arguments: |option ')(-*)([\w.]+)", message):
             defaults = (self.settings or self).get_defaults()
             known = {name.replace(".init_args", "") for name, _ in defaults.items()}
-            if message.startswith("Option"):  # of an optimizer or a schedule
-                known = {name for value in torch_classes().values() for name in signature(value).parameters}
-            name = suggest(unknown[1], known)
-            message += name.replace("mean ", "mean --") if "arguments: --" in message else name
+            message += suggest(unknown[2], known, prefix=unknown[1])
         elif message.startswith(("Problems parsing config", "Unexpected config")):
             message = f"invalid config: {shorten(message.partition(': ')[2] or 'it is empty')}"
         elif missing := re.fullmatch(r'Key "(\w+)\.\w+" not found in namespace\.', message):

@@ -77,12 +77,11 @@ def validate(trainer: Trainer, model: NameModule, data: NamesDataModule, path: P
 
 def test(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path, checkpoint: Any, whole: bool) -> None:
     with report_user_errors(trainer, path, checkpoint):
+        source = {"datamodule": data}
         if whole:
             data.setup("predict")
-            loader = data.evaluation_loader(data.predict_set)
-            trainer.test(model, loader, ckpt_path=path, weights_only=True, verbose=False)
-        else:
-            trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+            source = {"dataloaders": data.evaluation_loader(data.predict_set)}
+        trainer.test(model, **source, ckpt_path=path, weights_only=True, verbose=False)
     print_metrics(trainer, model, data, *(["whole"] if whole else ["train", "val", "test"]))
 
 

@@ -1,6 +1,9 @@
 """SGD steps of a `NameMLP` in one call, without autograd and without a Python step between them."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -72,11 +75,31 @@ def fused_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> tup
     return fused_sgd_steps(trainer.lightning_module.network, x, y, lrs), lrs, scheduler_steps
 
 
+@contextmanager
+def compilation_message() -> Iterator[None]:
+    """Say once that a kernel is compiled, where Numba does not load it from its cache."""
+    from numba.core import event
+
+    class Listener(event.Listener):
+        is_new = True
+
+        def on_start(self, started: Any) -> None:
+            if self.is_new:
+                logging.getLogger(__name__).info(COMPILING)
+            self.is_new = False
+
+        def on_end(self, ended: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Listener()):
+        yield
+
+
 def prepare(network: NameMLP) -> None:  # compile the kernel for a network, or load it from disk
     from namemlp.fast.kernel import sgd_steps
 
     x = torch.zeros(0, 1, network.context_length, dtype=torch.int64)
-    with internals.on_compilation(lambda: logging.getLogger(__name__).info(COMPILING)):
+    with compilation_message():
         try:
             fused_sgd_steps(network, x, x[..., 0], [])
         except Exception:  # a damaged file fails in many ways

@@ -46,8 +46,8 @@ def check_resume(
     # A changed list would be split differently, and names that were trained on would come up in validation.
     is_same_path = ours["data.path"] == saved.get("data.path", ours["data.path"])
     sha256 = checkpoint.get("NamesDataModule", {}).get("sha256")
-    is_changed_list = is_same_path and data.splits.sha256 != sha256
-    if (is_fit or (command != "predict" and is_same_path and sha256)) and data.splits.sha256 != sha256:
+    is_other_list = data.splits.sha256 != sha256
+    if is_other_list and (is_fit or (command != "predict" and is_same_path and sha256)):
         data_changes.append(
             f"{data.source} (SHA-256 {data.splits.sha256[:8]}…) is not the list that {path} was trained on, which was "
             f"{saved.get('data.path') or 'the bundled one'} as it was then ({str(sha256)[:8]}…)"
@@ -56,10 +56,10 @@ def check_resume(
     changes = data_changes + optimizer_changes + step_changes
     if changes and not allow_changes:
         way_out = "match it" if len(changes) == 1 else "match them"
-        way_out = f"{'; '.join(changes)}: {way_out}, start a new run, or pass --allow_changes"
-        if is_fit and not is_changed_list and saved_world_size == 1:
-            way_out += f"; `namemlp fit --ckpt_path {path}` takes the run's own settings"
-        raise UserError(way_out)
+        sentence = f"{'; '.join(changes)}: {way_out}, start a new run, or pass --allow_changes"
+        if is_fit and not (is_same_path and is_other_list) and saved_world_size == 1:
+            sentence += f"; `namemlp fit --ckpt_path {path}` takes the run's own settings"
+        raise UserError(sentence)
     if shape_changes:
         raise UserError(f"{shape_changes[0]}, whose weights have that shape: match it, or start a new run")
     if optimizer_changes:

@@ -26,9 +26,9 @@ def plot_losses(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
     """
     styles = {"train": (SMOOTH, "^"), "val": (OTHER, "s"), "test": ("#2a9d4a", "D")}
     figure = Figure(figsize=(10, 4), layout="constrained")
+    (steps, train), (val_steps, val) = curves["train/loss"], curves["val/loss"]
     for axes, title in zip(figure.subplots(1, 2), ("loss", "log10 of the loss"), strict=True):
         scale = np.array if title == "loss" else np.log10
-        (steps, train), (val_steps, val) = curves["train/loss"], curves["val/loss"]
         smooth = gaussian_smooth(scale(train), len(steps) / 100)
         axes.plot(steps, scale(train), color=RAW, linewidth=0.8, label="train, a batch")
         axes.plot(steps, smooth, color=SMOOTH, label="train, smoothed")
