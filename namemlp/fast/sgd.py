@@ -1,10 +1,5 @@
 """SGD steps of a `NameMLP` in one call, without autograd and without a Python step between them."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
@@ -18,7 +13,6 @@ from namemlp.optimizers import learning_rate
 
 # Multiply-adds of a step beyond which a CPU of very many cores makes it faster by torch; see benchmarks/fit.py.
 MAX_STEP_MACS = 18e6
-COMPILING = "compiling the kernel, once on this machine: about 8 s"
 
 
 def why_not_fused(trainer: Trainer) -> str | None:
@@ -75,31 +69,13 @@ def fused_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> tup
     return fused_sgd_steps(trainer.lightning_module.network, x, y, lrs), lrs, scheduler_steps
 
 
-@contextmanager
-def compilation_message() -> Iterator[None]:
-    """Say once that a kernel is compiled, where Numba does not load it from its cache."""
-    from numba.core import event
-
-    class Listener(event.Listener):
-        is_new = True
-
-        def on_start(self, started: Any) -> None:
-            if self.is_new:
-                logging.getLogger(__name__).info(COMPILING)
-            self.is_new = False
-
-        def on_end(self, ended: Any) -> None:
-            pass
-
-    with event.install_listener("numba:compile", Listener()):
-        yield
-
-
 def prepare(network: NameMLP) -> None:  # compile the kernel for a network, or load it from disk
-    from namemlp.fast.kernel import sgd_steps
+    from numba.core.event import install_listener
+
+    from namemlp.fast.kernel import CompilationMessage, sgd_steps
 
     x = torch.zeros(0, 1, network.context_length, dtype=torch.int64)
-    with compilation_message():
+    with install_listener("numba:compile", CompilationMessage()):
         try:
             fused_sgd_steps(network, x, x[..., 0], [])
         except Exception:  # a damaged file fails in many ways

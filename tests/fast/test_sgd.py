@@ -180,7 +180,7 @@ def run_copy(tmp_path):
     shutil.copytree(Path(sgd.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     environment = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home/.cache")}
     code = (
-        "import hashlib, sys, torch; sys.dont_write_bytecode = True;"
+        "import hashlib, logging, sys, torch; sys.dont_write_bytecode = True; logging.basicConfig(level='INFO');"
         "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('namemlp')];"
         "from namemlp import NameMLP; from namemlp.fast import sgd, kernel;"
         "network = NameMLP(21, 3, 5, 20); sgd.prepare(network); generator = torch.Generator().manual_seed(0);"
@@ -194,7 +194,10 @@ def run_copy(tmp_path):
     (tmp_path / "run.py").write_text(code)
 
     def run():
-        file, weights, hits = Command(script=tmp_path / "run.py", environment=environment).result().split()
+        command = Command(script=tmp_path / "run.py", environment=environment)
+        file, weights, hits = command.result().split()
+        is_announced = "compiling the kernel, once on this machine: about 8 s" in command.err
+        assert is_announced == (hits == "0"), command.err
         assert Path(file).parent == package / "fast"
         return weights, int(hits)
 
