@@ -43,6 +43,8 @@ class RunLogger(TensorBoardLogger):
         if (values, step) == self.last_point:  # it was logged before a checkpoint was saved
             return
         self.last_point = dict(values), step
+        if "epoch" in values:  # with the curves of training: groups are sorted by name, and the loss comes first
+            values["train/epoch"] = values.pop("epoch")
         if values.get("train/loss", 0) > 0:
             values["train/log10_loss"] = math.log10(values["train/loss"])
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])

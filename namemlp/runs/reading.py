@@ -162,14 +162,16 @@ def hparams_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was trained with, by their names on the command line."""
     model, data = dict(checkpoint["hyper_parameters"]), dict(checkpoint.get("datamodule_hyper_parameters", {}))
     trainer = {name: value for name, value in checkpoint.get("trainer", {}).items() if name in TRAINER_KEYS}
-    settings = {name: model.pop(name) for name in ("optimizer", "lr_scheduler")}
+    parts = {name: model.pop(name) for name in ("optimizer", "lr_scheduler")}
     if "seed" in data:
-        settings["seed_everything"] = data.pop("seed")
+        parts["seed_everything"] = data.pop("seed")
     data["vocabulary"] = model.pop("vocabulary")
     data.pop("context_length", None)  # follows from the model's
-    for part, values in {"model": model, "data": data, "trainer": trainer}.items():
-        settings |= {f"{part}.{name}": value for name, value in values.items()}
-    return settings
+    model, data, trainer = (
+        {f"{part}.{name}": value for name, value in values.items()}
+        for part, values in {"model": model, "data": data, "trainer": trainer}.items()
+    )
+    return model | parts | data | trainer  # what is tried most comes first
 
 
 def trainer_settings(trainer: Any) -> dict[str, Any]:  # those that a checkpoint keeps, as plain values

@@ -22,8 +22,8 @@ NUM_NAMES, MAX_LENGTH, SEED = 20, 20, 0  # the same random numbers each time, so
 LAYOUT = {
     "namemlp": {
         "loss: train and val": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "tanh units: share saturated, share dead": ["Multiline", ["^units/saturated$", "^units/dead$"]],
-        "log10 of update size / weight size": ["Multiline", ["^update/"]],
+        "tanh units: share saturated, share dead": ["Multiline", ["^val/saturated_units$", "^val/dead_units$"]],
+        "log10 of update size / weight size": ["Multiline", ["^weights/update/"]],
     }
 }
 
@@ -50,15 +50,17 @@ class ModelDiagnostics(Callback):
         step, writer = trainer.global_step, self.writer
         hidden, num_dead = tanh_units(pl_module.network, trainer.datamodule.val_set)
         share = (hidden.abs() > SATURATED).float().mean().item()
-        values = {"units/saturated": share, "units/dead": num_dead / hidden.shape[1]}
+        values = {"val/saturated_units": share, "val/dead_units": num_dead / hidden.shape[1]}
         values |= update_ratios(trainer, pl_module)
         png, size = render_embedding(pl_module.network.embedding.weight, pl_module.vocabulary.characters)
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         summary = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        writer.file_writer.add_summary(Summary(value=[*summary, Summary.Value(tag="embedding", image=image)]), step)
+        writer.file_writer.add_summary(
+            Summary(value=[*summary, Summary.Value(tag="weights/embedding", image=image)]), step
+        )
         sums = hidden.sum().item(), hidden.square().sum().item()
         limits, counts = torch.linspace(-1, 1, BINS + 1)[1:].tolist(), torch.histc(hidden, BINS, -1, 1).tolist()
-        writer.add_histogram_raw("units/tanh", -1, 1, hidden.numel(), *sums, limits, counts, step)
+        writer.add_histogram_raw("val/tanh_units", -1, 1, hidden.numel(), *sums, limits, counts, step)
         names = pl_module.sample(NUM_NAMES, seed=SEED, max_length=MAX_LENGTH)
         is_new = [not seen for seen in pl_module.seen_in_training(names)]
         lines = "\n".join(f"- {name}{' (new)' if new else ''}" for name, new in zip(names, is_new, strict=True))
@@ -114,4 +116,6 @@ def update_ratios(trainer: Trainer, module: NameModule) -> dict[str, float]:
             changes = [after - before for after, before in zip(network.parameters(), weights.values(), strict=True)]
         pairs = zip(weights.values(), changes, strict=True)
         ratios = [(change.norm() / before.norm()).log10().item() for before, change in pairs]
-    return {f"update/{name}": ratio for name, ratio in zip(weights, ratios, strict=True) if math.isfinite(ratio)}
+    return {
+        f"weights/update/{name}": ratio for name, ratio in zip(weights, ratios, strict=True) if math.isfinite(ratio)
+    }

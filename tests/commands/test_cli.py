@@ -248,7 +248,7 @@ def test_callbacks_of_a_user_do_not_replace_those_of_the_program(fit):
     run = Path("lightning_logs/version_0")
     assert "lr-SGD" in curves(run)  # the user's
     assert list(curves(run)["val/loss"]) == [15, 20]  # FinalValidation
-    assert "units/dead" in curves(run)  # ModelDiagnostics
+    assert "val/dead_units" in curves(run)  # ModelDiagnostics
     assert "step 20: loss" in result.out  # StepProgressBar
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert len(list(run.glob("checkpoints/best-step20-*.ckpt"))) == 1

@@ -9,7 +9,7 @@ from namemlp import NamesDataModule
 from tests.processes import Command, start_two
 
 SCRIPT = """
-import json, sys
+import atexit, gc, json, sys
 import torch
 torch.set_num_threads(1)
 from lightning import Callback, Trainer
@@ -19,6 +19,15 @@ class Watch(Callback):
     def __init__(self, case):
         self.case = case
         self.seen = {"train": [], "val": [], "test": []}
+
+    def setup(self, trainer, module, stage):
+        # Lightning leaves this to the end of the process, where threads of gloo that are still in use abort it.
+        atexit.register(self.destroy_process_group)
+
+    def destroy_process_group(self):
+        gc.collect()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     def note(self, split, batch, weight=1):
         self.seen[split] += [[*x, y] for x, y in zip(batch[0].tolist(), batch[1].tolist())] if weight else []

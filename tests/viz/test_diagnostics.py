@@ -41,11 +41,11 @@ def test_train_and_val_loss_are_in_one_chart(events):
     charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
     assert charts == {title: tags for title, (_, tags) in LAYOUT["namemlp"].items()}
     assert charts["loss: train and val"] == ["^train/loss$", "^val/loss$"]
-    assert {"train/loss", "val/loss", "units/saturated", "units/dead"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "val/loss", "val/saturated_units", "val/dead_units"} <= set(events.Tags()["scalars"])
 
 
 def test_embedding_image_at_each_validation(events):
-    images = events.Images("embedding")
+    images = events.Images("weights/embedding")
     assert [event.step for event in images] == [10, 20]
     for event in images:
         with Image.open(io.BytesIO(event.encoded_image_string)) as image:
@@ -74,9 +74,9 @@ def test_tanh_histogram_and_shares_of_saturated_and_dead_units(events):
     hidden = torch.tanh(model.network.hidden(model.network.embedding(x).flatten(1))).detach()
     saturated = hidden.abs() > 0.97
     points = curves(RUN)
-    assert points["units/saturated"][20] == pytest.approx(saturated.float().mean().item())
-    assert points["units/dead"][20] == pytest.approx(saturated.all(0).float().mean().item())
-    histogram = events.Histograms("units/tanh")[-1]
+    assert points["val/saturated_units"][20] == pytest.approx(saturated.float().mean().item())
+    assert points["val/dead_units"][20] == pytest.approx(saturated.all(0).float().mean().item())
+    histogram = events.Histograms("val/tanh_units")[-1]
     value = histogram.histogram_value
     assert (histogram.step, value.num, value.min, value.max) == (20, hidden.numel(), -1, 1)
     assert value.bucket == pytest.approx(torch.histc(hidden, 64, -1, 1).tolist())
@@ -115,7 +115,7 @@ class RecordUpdates(Callback):
             optimizer.step()
             for (name, after), old in zip(network.named_parameters(), before, strict=True):
                 change = ((after - old).norm() / old.norm()).log10().item()
-                self.expected.setdefault(f"update/{name}", {})[trainer.global_step] = change
+                self.expected.setdefault(f"weights/update/{name}", {})[trainer.global_step] = change
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])

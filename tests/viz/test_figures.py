@@ -71,6 +71,19 @@ def test_loss_figure_has_the_curves_of_the_run(fit):
     assert log10.lines[0].get_ydata() == pytest.approx(np.log10(points["train/loss"][1]))
 
 
+def test_loss_figure_is_cut_so_that_the_curve_is_seen():
+    steps, losses = list(range(50, 5050, 50)), [27.0, 9.5, 5.0, *np.linspace(3, 2.4, 97)]
+    figure = viz.plot_losses({"train/loss": (steps, losses), "val/loss": ([5000], [2.5])})
+    loss, log10 = figure.axes
+    assert loss.get_ylim()[1] < 5
+    assert log10.get_ylim()[1] > np.log10(27)
+    assert [text.get_text() for text in loss.texts] == [
+        "first losses, above this axis: 27 (step 50), 9.5 (step 100), …"
+    ]
+    flat = viz.plot_losses({"train/loss": (steps, losses[3:] + [2.4] * 3), "val/loss": ([5000], [2.5])})
+    assert not flat.axes[0].texts
+
+
 @pytest.mark.parametrize("max_characters", [60, 4])
 def test_pairs_are_counted_and_expected_over_the_contexts(folder, max_characters):
     data = NamesDataModule("names.txt", context_length=2)
