@@ -58,7 +58,7 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
     del settings["data.vocabulary"]  # as long as the list's script is rich
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(settings, losses, trainer.global_step - 1)  # from 0
+            runs.log_hparams(logger, settings, losses, trainer.global_step - 1)  # from 0
             logger.experiment.close()
     guessing = math.log(len(data.vocabulary))
     if metrics["train"]["loss"] > guessing and trainer.global_step >= 1000:

@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard.summary import hparams
 
 from namemlp.errors import UserError
 from namemlp.runs.folders import LOG_DIR, is_run_folder
@@ -43,8 +45,8 @@ class RunLogger(TensorBoardLogger):
         if (values, step) == self.last_point:  # it was logged before a checkpoint was saved
             return
         self.last_point = dict(values), step
-        if "epoch" in values:  # with the curves of training: groups are sorted by name, and the loss comes first
-            values["train/epoch"] = values.pop("epoch")
+        if "epoch" in values:  # TensorBoard sorts by name, and what is looked at first comes first
+            values["train/num_epochs"] = values.pop("epoch")
         if values.get("train/loss", 0) > 0:
             values["train/log10_loss"] = math.log10(values["train/loss"])
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
@@ -71,6 +73,20 @@ class RunLogger(TensorBoardLogger):
             self.experiment.flush()
         else:
             super().finalize(status)
+
+
+def log_hparams(logger: TensorBoardLogger, settings: dict[str, Any], losses: dict[str, float], step: int) -> None:
+    """Log the losses of a finished run, and its settings for the page HParams: model and optimizer first."""
+    logger.log_metrics(losses, step)
+    settings = {name: value if type(value) in (int, float) else str(value) for name, value in settings.items()}
+    experiment, start, end = hparams(settings, losses)
+    plugin_data = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin_data.content)
+    for info in content.experiment.hparam_infos:  # TensorBoard sorts by this first, and then by name
+        info.differs = info.name.startswith(("model.", "optimizer."))
+    plugin_data.content = content.SerializeToString()
+    for summary in (experiment, start, end):
+        logger.experiment.file_writer.add_summary(summary, step)
 
 
 def make_run_logger(root: Path, name: str | None, ckpt_path: Path | None, checkpoint: dict | None) -> RunLogger:

@@ -165,6 +165,11 @@ def test_hyperparameters_are_logged_with_the_final_losses(fit):
     assert values["model.embedding_dim"].number_value == 4
     assert values["optimizer.init_args.lr"].number_value == 0.02
     assert values["data.path"].string_value == "names.txt"
+    data = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    columns = HParamsPluginData.FromString(data).experiment.hparam_infos
+    first = [info.name for info in sorted(columns, key=lambda info: (not info.differs, info.name))]  # as on the page
+    assert first[:4] == ["model.context_length", "model.dropout", "model.embedding_dim", "model.hidden_size"]
+    assert {info.name for info in columns} >= {"optimizer.init_args.lr", "data.batch_size", "seed_everything"}
     for split in ("train", "val", "test"):
         line = next(line for line in result.out.splitlines() if line.startswith(split))
         assert curves(RUN)[f"whole/{split}_loss"][20] == pytest.approx(float(line.split()[2]), rel=1e-4)
