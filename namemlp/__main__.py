@@ -69,9 +69,9 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        if sys.argv[1:2] in (["sample"], ["plot"]):  # which need no Lightning, and start in half the time
-            from namemlp.commands.parser import run_command
+        from namemlp.commands.parser import NO_LIGHTNING, run_command
 
+        if sys.argv[1] in NO_LIGHTNING:
             run_command(*sys.argv[1:])
         else:
             run_with_trainer()

@@ -105,6 +105,15 @@ def split_points(n: int, fractions: Sequence[float]) -> tuple[int, int]:
     return int(train * n), int(round(train + val, 9) * n)
 
 
+def keep_together(names: list[str], points: tuple[int, int]) -> tuple[list[str], tuple[int, int]]:
+    """Put all copies of a name into the part of the first one; returns the names and where parts start now."""
+    part_of: dict[str, int] = {}
+    for i, name in enumerate(names):
+        part_of.setdefault(name, sum(i >= point for point in points))
+    sizes = np.bincount([part_of[name] for name in names], minlength=3)
+    return sorted(names, key=part_of.get), (int(sizes[0]), int(sizes[0] + sizes[1]))
+
+
 def check_split(n: int, fractions: Sequence[float], source: str) -> None:  # UserError where a part would be empty
     val_start, test_start = split_points(n, fractions)
     sizes = val_start, test_start - val_start, n - test_start
@@ -143,26 +152,31 @@ class Splits:  # what training takes from a list
     val_start: int  # the first example of validation
     test_start: int
     characters: str  # the vocabulary of the ids
-    num_names: int
+    num_names: int  # without those that were dropped
     sha256: str  # of the names in the order of the file: identifies the list
     name_hashes: np.ndarray  # the sorted distinct `hash_names`, (distinct,) int32
 
 
 def make_splits(
-    names: list[str], vocabulary: Vocabulary | None, split: Sequence[float], seed: int, shuffles: int, source: str
-) -> Splits:
+    names: list[str], vocabulary: Vocabulary | None, split: Sequence[float], seed: int, shuffles: int, source: str,
+    duplicates: str = "keep",
+) -> Splits:  # fmt: skip
     """Shuffle and split a list; a vocabulary of None is that of the list. Raises: UserError: it cannot be split."""
     try:
         vocabulary = vocabulary or Vocabulary.from_names(names)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    points = split_points(len(names), split)
     sha256, hashes = hashlib.sha256(), np.sort(hash_names(names))
     hashes = hashes[np.diff(hashes, prepend=hashes[0] - 1) != 0]  # ten times as fast as np.unique
     end = "\n" if END in "".join(names) else END  # not `.` alone: a.b is not a and b
     for text in _texts(names):
         sha256.update(text.replace(NUL, end).encode())
-    ids = encode_names(shuffle_names(names, seed, shuffles), vocabulary, source)
+    if duplicates == "drop":
+        names = list(dict.fromkeys(names))
+    names, points = shuffle_names(names, seed, shuffles), split_points(len(names), split)
+    if duplicates == "together":
+        names, points = keep_together(names, points)
+    ids = encode_names(names, vocabulary, source)
     ends = np.flatnonzero(ids == 0) + 1  # behind each name
     starts = (int(ends[point - 1]) if point else 0 for point in points)
     return Splits(ids, *starts, vocabulary.characters, len(names), sha256.hexdigest(), hashes)

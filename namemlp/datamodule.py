@@ -1,7 +1,7 @@
 """A list of names as training, validation and test data."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import namemlp
 from namemlp.corpus import BUNDLED, Splits, check_split, encode_names, make_splits, read_names
-from namemlp.errors import check_range
+from namemlp.errors import UserError, check_range
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import ContextDataset, EpochSampler, TrainingLoader, collate
 
@@ -29,6 +29,8 @@ class NamesDataModule(LightningDataModule):
         split: shares of training, validation and test
         shuffles: how often the list is shuffled before it is split, each time from the same seed
         split_seed: seed of these shuffles
+        duplicates: of repeated names keep all where the shuffle puts them, drop all but the first, or have all together
+            in the part of the first, so that no validation or test name is trained on
         context_length: characters that the model sees (T)
         batch_size: examples in a training batch, per process
         eval_batch_size: examples in a batch of validation, test and predict
@@ -47,6 +49,7 @@ class NamesDataModule(LightningDataModule):
         split: tuple[float, float, float] = (0.8, 0.1, 0.1),
         shuffles: int = 1,
         split_seed: int = 42,
+        duplicates: Literal["keep", "drop", "together"] = "keep",
         context_length: int = 3,
         batch_size: int = 32,
         eval_batch_size: int = 4096,
@@ -75,10 +78,11 @@ class NamesDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         given = self.hparams.vocabulary
-        settings = {name: self.hparams[name] for name in ("split", "split_seed", "shuffles")}  # in this order
+        settings = {name: self.hparams[name] for name in ("split", "split_seed", "shuffles", "duplicates")}
 
         def make(vocabulary: Vocabulary | None = None) -> Splits:
-            return make_splits(self.names, vocabulary, *settings.values(), self.source)
+            split, seed, shuffles, duplicates = settings.values()
+            return make_splits(self.names, vocabulary, split, seed, shuffles, self.source, duplicates)
 
         if load_or_make := namemlp.plug("load_or_make"):
             splits = load_or_make(self.hparams.path, {**settings, "lowercase": self.hparams.lowercase}, make)
@@ -93,6 +97,10 @@ class NamesDataModule(LightningDataModule):
         elif not hasattr(self, "train_set"):
             check_split(self.splits.num_names, self.hparams.split, self.source)
             parts = np.split(self.splits.ids, [self.splits.val_start, self.splits.test_start])
+            if not all(map(len, parts)):  # a list of few names with many copies, which are kept together
+                raise UserError(
+                    f"{self.source}: its copies leave a part of the split empty: set data.duplicates to keep"
+                )
             self.train_set, self.val_set, self.test_set = (ContextDataset(part, T) for part in parts)
 
     def state_dict(self) -> dict[str, Any]:  # what identifies the list in a checkpoint

@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import namemlp
 from namemlp import lightning_internals as internals
-from namemlp import runs, viz
+from namemlp import lists, runs, viz
 from namemlp.cli import NameCLI
 from namemlp.commands import lr_find, training
-from namemlp.commands.parser import SUBCOMMANDS, OneLineErrorParser, restrict_imports
+from namemlp.commands.parser import NO_LIGHTNING, SUBCOMMANDS, OneLineErrorParser, restrict_imports
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.fast import FusedStrategy  # whose import also registers the strategies
@@ -67,14 +67,14 @@ class FullCLI(NameCLI):
                 description += " Settings that are not given are the checkpoint's."
             subparser = self.init_parser(description=description, usage=f"namemlp {name} [options]")
             self._subcommand_parsers[name] = subparser
-            if name in needed - {"sample", "plot"}:
+            if name in needed - {*NO_LIGHTNING}:
                 self._add_arguments(subparser, name)
                 parser.settings = subparser
             subcommands.add_subcommand(name, subparser, help=SUBCOMMANDS[name])
         classes = {"trainer": Trainer, "data": NamesDataModule, "model": NameModule}
         settings = {f"{part}.{name}": s for part, c in classes.items() for name, s in signature(c).parameters.items()}
         booleans = (name for name, setting in settings.items() if "bool" in str(setting.annotation))
-        parser.flags = ["allow_changes", "whole", *booleans]
+        parser.flags = ["allow_changes", "baseline", "whole", *booleans]
 
     def _add_arguments(self, parser: LightningArgumentParser, command: str) -> None:
         run, is_result = parser.add_argument_group(name="run"), command in EXTRA_OPTIONS
@@ -84,6 +84,8 @@ class FullCLI(NameCLI):
         run.add_argument("--allow_changes", type=bool, default=False, help=text)
         text = "name of the run in TensorBoard; its folder is lightning_logs/NAME/version_N"
         run.add_argument("--name", type=str | None, help=text)
+        text = "also show what counting gets, an n-gram model of the same split"
+        run.add_argument("--baseline", type=bool, default=True, help=text)
         text = "seed of the order of the training examples and of all else that is random but the initial weights"
         run.add_argument("--seed_everything", type=int, default=self.seed_everything_default, help=text)
         for name, settings in EXTRA_OPTIONS.get(command, {}).items():
@@ -178,6 +180,8 @@ class FullCLI(NameCLI):
             callbacks.append(viz.StepProgressBar())
         if is_fit:
             callbacks += [runs.FinalValidation(), viz.ModelDiagnostics()]
+        if is_fit and config.baseline:
+            callbacks.append(lists.CountingBaseline())
         if is_fit and settings.enable_checkpointing is not False:
             callbacks += [runs.BestCheckpoint(), runs.LastCheckpoint(**config.checkpoint)]
         self.checkpoint_io = runs.SafeCheckpointIO()

@@ -21,12 +21,20 @@ SUBCOMMANDS = {
     "lr_find": "Run a learning-rate range test over 1,000 steps, plot the loss, and suggest a learning rate.",
     "sample": "Print new names, sampled from a checkpoint's model.",
     "plot": "Plot the losses of a checkpoint's run, and which characters its model expects after which.",
+    "baseline": "Show what counting gets on a list: n-gram models of three kinds.",
+    "describe": "Show what is in a list, and what to set for it.",
 }
+NO_LIGHTNING = ("sample", "plot", "baseline", "describe")  # which start in half the time
 ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint
 ALLOWED_IMPORTS += [f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers")]
-# Arguments of sample and plot (path and default_root_dir) whose options are called as those of the other commands.
+# Arguments of these commands whose options are called as those of the other commands.
 COMMON_OPTIONS = {
-    "data.path": "where the list that it was trained on is now; null: where it was",
+    "data.path": "list of names, one per line; null: the bundled list, or where a checkpoint's was",
+    "data.lowercase": "turn the names to lower case",
+    "data.split": "shares of training, validation and test",
+    "data.shuffles": "how often the list is shuffled before it is split",
+    "data.split_seed": "seed of these shuffles",
+    "data.duplicates": "repeated names: keep; drop: all but the first; together: all in the part of the first",
     "trainer.default_root_dir": "folder that lightning_logs is in; null: the current one",
 }
 HINTS = {
@@ -140,7 +148,7 @@ def run_command(command: str, *arguments: str) -> None:
     names = {option: option.split(".")[-1] for option in COMMON_OPTIONS}
     parser.add_function_arguments(function, as_group=False, skip={*names.values()})
     for option, text in COMMON_OPTIONS.items():
-        if names[option] in signature(function).parameters:
-            parser.add_argument(f"--{option}", type=str | None, help=text)
+        if parameter := signature(function).parameters.get(names[option]):
+            parser.add_argument(f"--{option}", type=parameter.annotation, default=parameter.default, help=text)
     parser.flags = [name for name, value in parser.get_defaults().items() if value is False]
     function(**{names.get(option, option): value for option, value in parser.parse_args(arguments).items()})

@@ -13,7 +13,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from namemlp import runs
+from namemlp import lists, runs
 from namemlp.commands.lr_find import lr_range_test, save_results
 from namemlp.commands.sample import write_lines
 from namemlp.datamodule import NamesDataModule
@@ -22,6 +22,7 @@ from namemlp.module import NameModule
 from namemlp.optimizers import INVALID_SETTINGS
 from namemlp.sampling import sum_per_name
 
+SPLITS = ("train", "val", "test")
 SMALL_LIST = 500  # names
 CLEARLY = 0.01  # nats by which the best checkpoint is clearly better than the last
 
@@ -49,9 +50,10 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
         if trainer.is_global_zero:
             print(f"interrupted at step {trainer.global_step:,}; resume with: {runs.resume_command(last.path)}")
         sys.exit(128 + interrupted.signum)
-    metrics = print_metrics(trainer, model, data, "train", "val", "test")
+    metrics = print_metrics(trainer, model, data, *SPLITS)
     if not trainer.is_global_zero:
         return
+    print_counting(trainer, metrics["val"]["loss"])
     losses = {f"whole/{split}_loss": values["loss"] for split, values in metrics.items()}
     hparams = dict(hyper_parameters=model.hparams, datamodule_hyper_parameters=data.hparams)
     settings = runs.flatten(runs.hparams_from_checkpoint({**hparams, "trainer": runs.trainer_settings(trainer)}))
@@ -82,7 +84,7 @@ def test(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path,
             data.setup("predict")
             source = {"dataloaders": data.evaluation_loader(data.predict_set)}
         trainer.test(model, **source, ckpt_path=path, weights_only=True, verbose=False)
-    print_metrics(trainer, model, data, *(["whole"] if whole else ["train", "val", "test"]))
+    print_metrics(trainer, model, data, *(["whole"] if whole else SPLITS))
 
 
 def predict(
@@ -172,6 +174,20 @@ def print_metrics(trainer: Trainer, model: NameModule, data: NamesDataModule, *s
         losses = f"{row['loss']:>12.4f}{row['perplexity']:>12.5g}{row['bits_per_character']:>12.4f}"
         print(f"{split:<6}{len(examples):>10,}{losses}{row['top1']:>8.1%}{row['top5']:>8.1%}")
     return metrics
+
+
+def print_counting(trainer: Trainer, val_loss: float) -> None:
+    """Print what counting gets on the same split, where it was asked for."""
+    for baseline in trainer.callbacks:
+        if not isinstance(baseline, lists.CountingBaseline):
+            continue
+        if baseline.model is None:
+            print("counting left out, as the list is long: `namemlp baseline` shows it")
+            return
+        losses = "  ".join(f"{split} {loss:.4f}" for split, loss in zip(SPLITS, baseline.model.losses, strict=True))
+        print(f"counting ({baseline.model.n}-gram)  {losses}")
+        if baseline.model.losses[1] < val_loss:
+            print(f"counting is better: its val loss is {val_loss - baseline.model.losses[1]:.4f} lower")
 
 
 def print_next_steps(last: Path, best: runs.BestCheckpoint, val_loss: float, trainer: Trainer) -> None:

@@ -166,6 +166,7 @@ def hparams_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if "seed" in data:
         parts["seed_everything"] = data.pop("seed")
     data["vocabulary"] = model.pop("vocabulary")
+    data.setdefault("duplicates", "keep")  # version 0.1 had no such setting
     data.pop("context_length", None)  # follows from the model's
     model, data, trainer = (
         {f"{part}.{name}": value for name, value in values.items()}

@@ -10,7 +10,8 @@ from namemlp.runs.reading import TRAINER_KEYS, hparams_from_checkpoint
 
 # The shape must stay for anything at all; data and steps where training is resumed.
 SHAPE_KEYS = ["data.vocabulary", "model.context_length", "model.embedding_dim", "model.hidden_size"]
-DATA_KEYS = ["seed_everything", "data.lowercase", "data.split", "data.shuffles", "data.split_seed", "data.replacement"]
+DATA_KEYS = ["seed_everything", "data.lowercase", "data.split", "data.shuffles", "data.split_seed", "data.duplicates"]
+DATA_KEYS += ["data.replacement"]
 STEP_KEYS = ["model.dropout", "model.init", "model.init_seed", *(f"trainer.{name}" for name in TRAINER_KEYS)]
 STEP_SIZE = "examples per step (data.batch_size x processes)"
 

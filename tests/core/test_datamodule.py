@@ -1,4 +1,5 @@
 import gc
+import random
 
 import pytest
 import torch
@@ -30,6 +31,41 @@ def test_splits_are_whole_names_and_cover_the_list(data):
         assert not x[0].any()  # starts with a name's start
         assert y[-1] == 0  # ends with a name's end
     assert len(data.train_set) + len(data.val_set) + len(data.test_set) == sum(len(name) + 1 for name in SMALL_LIST)
+
+
+def split_names(data):
+    """The names of the three splits, in their order."""
+    splits = (data.train_set, data.val_set, data.test_set)
+    return [data.vocabulary.decode(split[:][1])[:-1].split(".") for split in splits]
+
+
+REPEATED = ["ann", "bo", "cleo", "ann", "dora", "eve", "bo", "fay", "gil", "ann", "hal", "ivo", "jan", "kay", "lee"] * 2
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "drop", "together"])
+def test_repeated_names(folder, duplicates):
+    (folder / "repeated.txt").write_text("\n".join(REPEATED))
+    data = NamesDataModule("repeated.txt", split=(0.5, 0.2, 0.3), duplicates=duplicates)
+    data.setup("fit")
+    parts = split_names(data)
+    names = list(dict.fromkeys(REPEATED)) if duplicates == "drop" else list(REPEATED)
+    random.Random(42).shuffle(names)
+    expected = [[], [], []]
+    for i, name in enumerate(names):
+        first = names.index(name) if duplicates == "together" else i
+        expected[(first >= int(0.5 * len(names))) + (first >= int(0.7 * len(names)))].append(name)
+    assert parts == expected
+    shared = (set(parts[0]) & set(parts[1])) | (set(parts[0]) & set(parts[2])) | (set(parts[1]) & set(parts[2]))
+    assert bool(shared) == (duplicates == "keep")
+    assert data.splits.num_names == len(names)
+    assert data.splits.sha256 == NamesDataModule("repeated.txt").splits.sha256  # it is the same list
+
+
+def test_copies_kept_together_may_leave_a_part_empty(folder):
+    (folder / "one.txt").write_text("ann\n" * 20)
+    with pytest.raises(UserError) as error:
+        NamesDataModule("one.txt", duplicates="together").setup("fit")
+    assert str(error.value) == "one.txt: its copies leave a part of the split empty: set data.duplicates to keep"
 
 
 def test_evaluation_loaders_read_every_example_once_in_order(folder):

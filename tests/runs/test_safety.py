@@ -130,6 +130,23 @@ def test_a_run_is_resumed_by_one_fit_at_a_time(fit, namemlp):
     fit(10, "--ckpt_path=last")  # the lock has gone with the process
 
 
+def test_a_run_goes_on_with_the_treatment_of_repeated_names_that_it_had(fit, namemlp):
+    fit(5, "--data.duplicates=drop")
+    result = namemlp("fit", "--ckpt_path=last", "--data.duplicates=keep")
+    assert result.code == 2
+    assert "data.duplicates is keep here but drop in lightning_logs/version_0/checkpoints/last.ckpt" in result.err
+    fit(10, "--ckpt_path=last")
+    assert last_checkpoint(0)["datamodule_hyper_parameters"]["duplicates"] == "drop"
+    fit(5, "--name=old")
+    path = Path("lightning_logs/old/version_0/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["datamodule_hyper_parameters"]["duplicates"]  # of before there was this setting
+    torch.save(checkpoint, path)
+    fit(10, f"--ckpt_path={path}")
+    assert torch.load(path, weights_only=True)["global_step"] == 10
+    assert namemlp("plot", f"--ckpt_path={path}").code == 0
+
+
 def test_changes_are_allowed_and_logged(fit):
     fit(20)
     Path("other.txt").write_text("\n".join(reversed(SMALL_LIST)))

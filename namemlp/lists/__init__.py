@@ -1,0 +1,6 @@
+"""What is known of lists of names without a network: counts of n-grams, what is in a list."""
+
+from namemlp import lazy_exports
+
+_MODULES = {"callback": "CountingBaseline", "describe": "describe_names", "ngrams": "NgramNetwork evaluate_counting"}
+__getattr__, __all__ = lazy_exports(__name__, _MODULES)
