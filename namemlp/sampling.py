@@ -33,6 +33,7 @@ def sample_names(
     novel: bool = False,
     unique: bool = False,
     training_names: Sequence[int] = (),
+    accept: Callable[[list[str]], Sequence[bool]] | None = None,
 ) -> list[str]:
     """Draw names from a network, (B, T) ids -> (B, V) logits. (None is empty: a name has at least one character.)
 
@@ -46,6 +47,7 @@ def sample_names(
         novel: drop names of the list that the model was trained on, validation and test included
         unique: drop repeated names
         training_names: `hash_names` of that list, sorted
+        accept: says for each name of a batch whether it is wanted, such as `namemlp.lists.Constraints`; null: all are
 
     Raises: UserError: a number is out of range, the prefix has unknown characters, or there are not as many names.
     """
@@ -65,7 +67,8 @@ def sample_names(
         prefix_ids = torch.from_numpy(encode_names([prefix], vocabulary, f"prefix {shorten(repr(prefix))}")[:-1])
     except UserError as error:
         raise UserError(f"{error}; it knows {shorten(str(vocabulary)[1:])}") from None
-    sums = running_sums(network, len(vocabulary), context_length, temperature, top_k, num_names)
+    num_draws = num_names if accept is None else max(num_names, MAX_REJECTIONS)
+    sums = running_sums(network, len(vocabulary), context_length, temperature, top_k, num_draws)
     names, seen, drawn, last_hit = [], set(), 0, 0
     batch_size, max_batch_size = num_names, max(4, MAX_BATCH_SIZE // max(len(vocabulary), max_length))
     while len(names) < num_names:
@@ -75,6 +78,8 @@ def sample_names(
         batch = codes.view(f"U{codes.shape[1]}")[:, 0].tolist()
         if novel:
             batch = list(itertools.compress(batch, np.isin(hash_names(batch), training_names, invert=True)))
+        if accept is not None:
+            batch = list(itertools.compress(batch, accept(batch)))
         if unique:
             batch = [name for name in dict.fromkeys(batch) if name not in seen]
             seen.update(batch)
@@ -82,13 +87,14 @@ def sample_names(
         drawn += batch_size
         last_hit = drawn if batch else last_hit
         if drawn - last_hit >= MAX_REJECTIONS:
-            way_out = "with top_k 1 all are the same: give a larger one" if top_k == 1 else "ask for fewer"
+            way_out = "ask for fewer" if accept is None else "ask for fewer, or for less"
+            way_out = "with top_k 1 all are the same: give a larger one" if top_k == 1 else way_out
             raise UserError(f"only {len(names):,} such names came in {drawn:,} draws: {way_out}")
-        batch_size = max(num_names - len(names), 2 * batch_size if novel or unique else 0)
+        batch_size = max(num_names - len(names), 2 * batch_size if novel or unique or accept else 0)
     return names[:num_names]
 
 
-def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_k: int | None, num_names: int) -> Sums:
+def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_k: int | None, num_draws: int) -> Sums:
     """What gives the running sums of the probabilities of the next character."""
     # In 64 bits on the CPU, so that a name is the same on any device; for few contexts and many names from a table.
     if not all(weights.isfinite().all() for weights in network.parameters()):
@@ -108,7 +114,7 @@ def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_
         return sums / sums[:, -1:]  # exactly 1 in the end
 
     strides = size ** torch.arange(T)  # a context's row in the table is a number with T digits
-    if size**T > min(8 * num_names, MAX_TABLE_SIZE // size):  # a name has about 8 characters
+    if size**T > min(8 * num_draws, MAX_TABLE_SIZE // size):  # a name has about 8 characters
         return compute
     table = compute(torch.arange(size**T)[:, None] // strides % size)  # (V**T, V)
     return lambda contexts: table[(contexts * strides).sum(1)]

@@ -67,6 +67,7 @@ def trained(namemlp):
     base = namemlp("fit", "--config=configs/base.yaml", "--data.path=names.txt", "--trainer.max_steps=5")
     assert base.code == 0, base.err
     shutil.copy("lightning_logs/version_0/checkpoints/last.ckpt", "stranger.ckpt")
+    Path("avoid.txt").write_text("qu\n")
     Path("stranger.yaml").write_text("optimizer: {class_path: os.system}")
 
 

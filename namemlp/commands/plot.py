@@ -4,9 +4,7 @@ import sys
 from pathlib import Path
 
 from namemlp import viz
-from namemlp.commands.sample import load_model
-from namemlp.corpus import BUNDLED, make_splits, read_names
-from namemlp.errors import UserError
+from namemlp.commands.sample import load_list, load_model
 from namemlp.runs import is_run_folder, read_curves
 from namemlp.windows import ContextDataset
 
@@ -24,18 +22,7 @@ def plot(
         output: folder to save the figures to; null: that of the run
     """
     network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "plot")
-    try:
-        saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
-        path = path or saved["path"]
-        settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
-        names = read_names(path, saved["lowercase"])
-        splits = make_splits(names, vocabulary, *settings, source=path or BUNDLED)
-    except UserError as error:
-        raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{file} does not say how its list was read: {error!r}") from error
-    if splits.sha256 != sha256:
-        raise UserError(f"{path} is not the list that {file} was trained on: give that as --data.path")
+    _, splits = load_list(checkpoint, file, path)
     train_set = ContextDataset(splits.ids[: splits.val_start], context_length)
     run = file.parent.parent
     curves = read_curves(run) if is_run_folder(run) else {}

@@ -4,17 +4,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from namemlp.corpus import BUNDLED, Splits, make_splits, read_names
 from namemlp.errors import UserError, shorten
+from namemlp.lists import Constraints
 from namemlp.network import build_network
 from namemlp.runs import open_checkpoint
 from namemlp.sampling import log_prob, sample_names
 from namemlp.vocabulary import Vocabulary
+
+LOW_ACCEPTANCE = 0.01  # below which it is said how few draws were accepted
 
 
 def sample(
     ckpt_path: str | None = None,
     output: str | None = None,
     scores: bool = False,
+    by_probability: bool = False,
+    min_length: int = 1,
+    suffix: str = "",
+    contains: str = "",
+    pattern: str | None = None,
+    avoid: str | None = None,
+    apart: int | None = None,
+    path: str | None = None,
     default_root_dir: str | None = None,
     **settings: Any,
 ) -> None:
@@ -24,15 +36,68 @@ def sample(
         ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
         output: file to write the names to instead
         scores: append each name's log-probability (in nats, at temperature 1), tab-separated
+        by_probability: likeliest names first
+        min_length: characters
+        suffix: common end
+        contains: common part
+        pattern: regular expression that the whole name matches
+        avoid: file of parts that no name has, one per line, in upper or lower case
+        apart: edit distance that a name keeps from all names that the model was trained on; 1: the same as novel
         settings: as of `sample_names`
     """
-    network, vocabulary, context_length, _, checkpoint = load_model(ckpt_path, default_root_dir, "sample")
-    training_names = checkpoint["training_names"].numpy()
-    names = sample_names(network, vocabulary, context_length, **settings, training_names=training_names)
-    if scores:
+    network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "sample")
+    for name, text in dict(suffix=suffix, contains=contains).items():
+        if set(text) - set(vocabulary.characters[1:]):
+            raise UserError(f"{name} {text!r} has {vocabulary.describe_unknown(text)}")
+    shortest = max(min_length, len(suffix), len(contains))
+    if shortest > settings["max_length"]:
+        raise UserError(f"max_length is {settings['max_length']}: names of {shortest} characters are asked for")
+    avoided = read_parts(avoid) if avoid else []
+    known_names = load_list(checkpoint, file, path)[0] if apart and apart > 1 else []
+    settings["novel"] |= apart is not None
+    constraints = Constraints(min_length, suffix, contains, pattern, avoided, apart, known_names)
+    is_constrained = (min_length, suffix, contains, pattern, avoid, apart) != (1, "", "", None, None, None)
+    accept, hashes = constraints if is_constrained else None, checkpoint["training_names"].numpy()
+    names = sample_names(network, vocabulary, context_length, **settings, training_names=hashes, accept=accept)
+    if constraints.num_accepted < LOW_ACCEPTANCE * constraints.num_drawn:
+        print(f"{constraints.num_accepted:,} of {constraints.num_drawn:,} draws were accepted", file=sys.stderr)
+    if scores or by_probability:
         log_probs = log_prob(network, vocabulary, context_length, names).tolist()
+    if by_probability:
+        log_probs, names = zip(*sorted(zip(log_probs, names, strict=True), key=lambda pair: -pair[0]), strict=True)
+    if scores:
         names = [f"{name}\t{value:.4f}" for name, value in zip(names, log_probs, strict=True)]
     write_lines(names, output)
+
+
+def read_parts(path: str) -> list[str]:
+    """The lines of a UTF-8 file that are not empty. Raises: UserError: it cannot be read."""
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another --avoid") from error
+
+
+def load_list(checkpoint: dict[str, Any], file: Path, path: str | None) -> tuple[list[str], Splits]:
+    """The list that a checkpoint was trained on, and its splits. Raises: UserError: it is not there, or has changed."""
+    try:
+        saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
+        path = path or saved["path"]
+        settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
+        names, vocabulary = (
+            read_names(path, saved["lowercase"]),
+            Vocabulary(checkpoint["hyper_parameters"]["vocabulary"]),
+        )
+        splits = make_splits(names, vocabulary, *settings, path or BUNDLED, saved.get("duplicates", "keep"))
+    except UserError as error:
+        raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{file} does not say how its list was read: {error!r}") from error
+    if splits.sha256 != sha256:
+        raise UserError(f"{path} is not the list that {file} was trained on: give that as --data.path")
+    return names, splits
 
 
 def write_lines(lines: list[str], output: str | None) -> None:  # to a file, or stdout. Raises: UserError

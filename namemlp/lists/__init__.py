@@ -1,6 +1,7 @@
-"""What is known of lists of names without a network: counts of n-grams, what is in a list."""
+"""What is known of lists of names without a network: counts of n-grams, what is in a list, constraints."""
 
 from namemlp import lazy_exports
 
-_MODULES = {"callback": "CountingBaseline", "describe": "describe_names", "ngrams": "NgramNetwork evaluate_counting"}
+_MODULES = {"callback": "CountingBaseline", "constraints": "Constraints", "describe": "describe_names"}
+_MODULES |= {"ngrams": "NgramNetwork evaluate_counting"}
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)

@@ -11,6 +11,9 @@ from namemlp.corpus import Splits
 from namemlp.vocabulary import NUL, code_points
 
 RARE, SHOWN, BAR = 5, 40, 50  # a rare character comes less often; characters that are shown; columns of the histogram
+# Up to so many training examples: context length and hidden size, by benchmarks/advice.py.
+SIZES = {1_000: (2, 50), 10_000: (3, 50), 100_000: (5, 50), math.inf: (8, 200)}
+EPOCHS, BATCH_SIZE, MAX_STEPS = 10, 32, 100_000
 
 
 def describe_names(names: list[str], splits: Splits) -> Iterator[tuple[str, str]]:
@@ -41,6 +44,18 @@ def describe_names(names: list[str], splits: Splits) -> Iterator[tuple[str, str]
     entropy, uniform = -(first * np.log2(first)).sum(), math.log2(len(first))
     yield "first character", f"entropy {abs(entropy):.2f} bits; {uniform:.2f} if all {len(first):,} were as frequent"
     yield from describe_splits(splits)
+    yield "advice", f"{advise(splits.val_start)}, and then --ckpt_path best"
+
+
+def advise(num_examples: int) -> str:
+    """Options of `fit` for so many training examples."""
+    context_length, hidden_size = next(sizes for limit, sizes in SIZES.items() if num_examples <= limit)
+    max_steps = max(100, min(MAX_STEPS, EPOCHS * num_examples // BATCH_SIZE))
+    settings = {"model.init": "scaled", "model.context_length": context_length, "model.embedding_dim": 10}
+    settings |= {"model.hidden_size": hidden_size, "optimizer": "AdamW", "optimizer.lr": 0.002}
+    return "fit " + " ".join(
+        f"--{name} {value}" for name, value in {**settings, "trainer.max_steps": max_steps}.items()
+    )
 
 
 def numbered(count: int) -> str:
