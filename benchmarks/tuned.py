@@ -20,7 +20,7 @@ def losses(data: NamesDataModule, checkpoint: Path) -> list[float]:
     """Loss per character of the validation and test split, and of their names that are not in the training split."""
     model = NameModule.load_from_checkpoint(checkpoint)
     train, *others = (
-        data.vocabulary.decode(split[:][1]).split(".")[:-1] for split in (data.train_set, data.val_set, data.test_set)
+        data.vocabulary.decode_names(split.columns[-1]) for split in (data.train_set, data.val_set, data.test_set)
     )
     training_names, results = set(train), []
     for names in (*others, *([name for name in names if name not in training_names] for names in others)):

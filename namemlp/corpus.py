@@ -146,6 +146,11 @@ def hash_names(names: Sequence[str]) -> np.ndarray:
     return np.fromiter(map(crc32, map(str.encode, names)), np.uint32, len(names)).view(np.int32)
 
 
+def are_known(names: Sequence[str], known: np.ndarray) -> np.ndarray:  # (names,) bool, by sorted `hash_names`
+    hashes = hash_names(names)  # searched for, as np.isin would sort the known ones each time
+    return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes if len(known) else hashes != hashes
+
+
 @dataclass
 class Splits:  # what training takes from a list
     ids: np.ndarray  # the shuffled names, each followed by an end mark, (examples,)

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 import namemlp
 from namemlp import sampling
-from namemlp.corpus import hash_names
+from namemlp.corpus import are_known
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.network import build_network, check_context_length, eval_mode
 from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
@@ -179,7 +179,7 @@ class NameModule(LightningModule):
     score = log_prob  # its name in version 1
 
     def seen_in_training(self, names: Sequence[str]) -> list[bool]:  # validation and test included
-        return np.isin(hash_names(names), self.training_names).tolist()
+        return are_known(names, self.training_names).tolist()
 
 
 class Mean(MeanMetric):

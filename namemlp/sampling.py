@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from namemlp.corpus import MAX_NAME_LENGTH, encode_names, hash_names
+from namemlp.corpus import MAX_NAME_LENGTH, are_known, encode_names
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.network import eval_mode
 from namemlp.vocabulary import NUL, Vocabulary, code_points
@@ -77,7 +77,7 @@ def sample_names(
         codes = code_points(NUL + vocabulary.characters[1:]).take(ids)  # (batch_size, L)
         batch = codes.view(f"U{codes.shape[1]}")[:, 0].tolist()
         if novel:
-            batch = list(itertools.compress(batch, np.isin(hash_names(batch), training_names, invert=True)))
+            batch = list(itertools.compress(batch, ~are_known(batch, training_names)))
         if accept is not None:
             batch = list(itertools.compress(batch, accept(batch)))
         if unique:

@@ -62,6 +62,9 @@ class Vocabulary:
     def decode(self, ids: Tensor) -> str:  # (characters,)
         return "".join(self.characters[i] for i in ids.tolist())
 
+    def decode_names(self, ids: np.ndarray) -> list[str]:  # names, each followed by an end mark
+        return code_points(NUL + self.characters[1:]).take(ids).tobytes().decode("utf-32-le").split(NUL)[:-1]
+
     def describe_unknown(self, characters: Iterable[str]) -> str:
         """The characters that no name of the model has, worded for an error message."""
         unknown = sorted(set(characters) - set(self.characters[1:]))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from namemlp import viz
-from namemlp.commands.sample import load_list, load_model
+from namemlp.commands.sample import load_list, load_model, write_lines
 from namemlp.runs import is_run_folder, read_curves
 from namemlp.windows import ContextDataset
 
@@ -15,7 +15,7 @@ def plot(
     path: str | None = None,
     default_root_dir: str | None = None,
 ) -> None:
-    """Plot what a model has learned of its list, and the losses of its run.
+    """Plot what a model has learned of its list, where it is wrong, and the losses of its run.
 
     Args:
         ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
@@ -24,10 +24,16 @@ def plot(
     network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "plot")
     _, splits = load_list(checkpoint, file, path)
     train_set = ContextDataset(splits.ids[: splits.val_start], context_length)
+    val_set = ContextDataset(splits.ids[splits.val_start : splits.test_start], context_length)
+    train, val = (viz.evaluate_examples(network, vocabulary, examples) for examples in (train_set, val_set))
     run = file.parent.parent
     curves = read_curves(run) if is_run_folder(run) else {}
     folder = Path(output) if output else run if is_run_folder(run) else file.parent
-    figures = {"next_characters.png": viz.plot_next_characters(viz.count_pairs(network, vocabulary, train_set))}
+    figures = {
+        "next_characters.png": viz.plot_next_characters(viz.count_pairs(network, vocabulary, train_set)),
+        "loss_by_place.png": viz.plot_losses_by_place(train, val),
+        "calibration.png": viz.plot_calibration(viz.calibrate(network, vocabulary, val_set)),
+    }
     if "val/loss" in curves and "train/loss" in curves:
         figures["loss.png"] = viz.plot_losses(curves)
     else:
@@ -35,3 +41,5 @@ def plot(
     for name, figure in figures.items():
         viz.save_figure(figure, folder / name, setting="--output")
         print(folder / name)
+    write_lines(viz.describe_names_by_loss(val).splitlines(), str(folder / "val_names.txt"))
+    print(folder / "val_names.txt")

@@ -48,19 +48,30 @@ def sample(
     network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "sample")
     for name, text in dict(suffix=suffix, contains=contains).items():
         if set(text) - set(vocabulary.characters[1:]):
-            raise UserError(f"{name} {text!r} has {vocabulary.describe_unknown(text)}")
-    shortest = max(min_length, len(suffix), len(contains))
-    if shortest > settings["max_length"]:
-        raise UserError(f"max_length is {settings['max_length']}: names of {shortest} characters are asked for")
+            unknown = vocabulary.describe_unknown(text)
+            raise UserError(
+                f"{name} {shorten(repr(text))} has {unknown}; it knows {shorten(vocabulary.characters[1:])}"
+            )
+    for name, length in dict(min_length=min_length, suffix=len(suffix), contains=len(contains)).items():
+        if length > settings["max_length"]:
+            raise UserError(f"max_length is {settings['max_length']}: {name} needs {length}, raise --max_length")
     avoided = read_parts(avoid) if avoid else []
     known_names = load_list(checkpoint, file, path)[0] if apart and apart > 1 else []
     settings["novel"] |= apart is not None
-    constraints = Constraints(min_length, suffix, contains, pattern, avoided, apart, known_names)
-    is_constrained = (min_length, suffix, contains, pattern, avoid, apart) != (1, "", "", None, None, None)
-    accept, hashes = constraints if is_constrained else None, checkpoint["training_names"].numpy()
-    names = sample_names(network, vocabulary, context_length, **settings, training_names=hashes, accept=accept)
-    if constraints.num_accepted < LOW_ACCEPTANCE * constraints.num_drawn:
-        print(f"{constraints.num_accepted:,} of {constraints.num_drawn:,} draws were accepted", file=sys.stderr)
+    distance = None if apart == 1 else apart  # 1 is what the hashes in the checkpoint are enough for
+    constraints = Constraints(min_length, suffix, contains, pattern, avoided, distance, known_names)
+    asked = dict(min_length=min_length, suffix=suffix, contains=contains, pattern=pattern, avoid=avoid, apart=apart)
+    asked = [f"--{name}" for name, value in asked.items() if value not in (None, "", 1)]
+    accept, hashes = constraints if asked else None, checkpoint["training_names"].numpy()
+    try:
+        names = sample_names(network, vocabulary, context_length, **settings, training_names=hashes, accept=accept)
+    except UserError as error:
+        if not constraints.num_drawn:
+            raise
+        raise UserError(f"{', '.join(asked)}: {error}") from error
+    accepted, drawn = constraints.num_accepted, constraints.num_drawn
+    if accepted < LOW_ACCEPTANCE * drawn:
+        print(f"{accepted:,} of {drawn:,} draws {'was' if accepted == 1 else 'were'} accepted", file=sys.stderr)
     if scores or by_probability:
         log_probs = log_prob(network, vocabulary, context_length, names).tolist()
     if by_probability:
@@ -86,10 +97,8 @@ def load_list(checkpoint: dict[str, Any], file: Path, path: str | None) -> tuple
         saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
         path = path or saved["path"]
         settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
-        names, vocabulary = (
-            read_names(path, saved["lowercase"]),
-            Vocabulary(checkpoint["hyper_parameters"]["vocabulary"]),
-        )
+        names = read_names(path, saved["lowercase"])
+        vocabulary = Vocabulary(checkpoint["hyper_parameters"]["vocabulary"])
         splits = make_splits(names, vocabulary, *settings, path or BUNDLED, saved.get("duplicates", "keep"))
     except UserError as error:
         raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error

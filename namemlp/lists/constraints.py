@@ -23,7 +23,7 @@ class Constraints:
         apart: edit distance (insertions, deletions, substitutions) that a name keeps from all known names
         known_names: those of the list that the model was trained on, for `apart`
 
-    Raises: UserError: a number is out of range, or the pattern is no regular expression.
+    Raises: UserError: a number is out of range, the pattern is no regular expression, or there are no known names.
     """
 
     def __init__(
@@ -37,9 +37,11 @@ class Constraints:
         known_names: Sequence[str] = (),
     ) -> None:
         check_range(1, min_length=min_length, apart=apart)
+        if apart is not None and not len(known_names):
+            raise UserError(f"apart is {apart}: give known_names, the names to compare with")
         try:
             whole_name = re.compile(pattern or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise UserError(f"pattern {pattern!r} is not a regular expression: {error}") from None
         avoided = re.compile("|".join(re.escape(part.casefold()) for part in avoid))
         checks = [

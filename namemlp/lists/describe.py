@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from namemlp.corpus import Splits
-from namemlp.vocabulary import NUL, code_points
+from namemlp.vocabulary import Vocabulary
 
 RARE, SHOWN, BAR = 5, 40, 50  # a rare character comes less often; characters that are shown; columns of the histogram
 # Up to so many training examples: context length and hidden size, by benchmarks/advice.py.
@@ -101,15 +101,11 @@ def describe_columns(names: list[str]) -> str:
 
 
 def describe_splits(splits: Splits) -> Iterator[tuple[str, str]]:
-    names = [names_of(part, splits.characters) for part in np.split(splits.ids, [splits.val_start, splits.test_start])]
+    decode = Vocabulary(splits.characters).decode_names
+    names = [decode(part) for part in np.split(splits.ids, [splits.val_start, splits.test_start])]
     yield "split", " / ".join(f"{len(part):,}" for part in names) + " names (train / val / test)"
     known = set(names[0])
     for split, part in zip(("val", "test"), names[1:], strict=True):
         count = sum(name in known for name in part)
         share = f" ({count / len(part):.1%})" if part else ""
         yield f"{split} in train", f"{count:,} of {numbered(len(part))} also trained on{share}"
-
-
-def names_of(ids: np.ndarray, characters: str) -> list[str]:
-    """The names of a part of `Splits.ids`."""
-    return code_points(NUL + characters[1:]).take(ids).tobytes().decode("utf-32-le").split(NUL)[:-1]

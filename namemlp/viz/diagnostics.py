@@ -9,11 +9,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.tensorboard.summary import histogram_raw
 
 from namemlp.datamodule import NamesDataModule
 from namemlp.module import NameModule
 from namemlp.network import NameMLP
-from namemlp.viz.embedding_image import render_embedding
+from namemlp.viz.embedding_image import render_embedding, render_saturation
+from namemlp.viz.errors import describe_names_by_loss, evaluate_examples
 from namemlp.viz.labels import character_classes, character_labels
 from namemlp.windows import ContextDataset
 
@@ -21,15 +23,19 @@ SATURATED, BINS = 0.97, 64  # |tanh| above which a unit hardly learns: its gradi
 NUM_NAMES, MAX_LENGTH, SEED = 20, 20, 0  # the same random numbers each time, so that one sees the names become better
 LAYOUT = {
     "namemlp": {
-        "loss: train and val": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "loss: train and val": ["Multiline", ["^train/loss$", "^val/loss$", "^val/counting_loss$"]],
         "tanh units: share saturated, share dead": ["Multiline", ["^val/saturated_units$", "^val/dead_units$"]],
         "log10 of update size / weight size": ["Multiline", ["^weights/update/"]],
+        "log10 of gradient size / weight size": ["Multiline", ["^weights/gradient/"]],
     }
 }
 
 
 class ModelDiagnostics(Callback):
-    """Log to TensorBoard at each validation: the embedding, names, tanh units, update sizes; at the end, the Projector.
+    """Log to TensorBoard at each validation the embedding, names, tanh units, gradients and sizes of updates.
+
+    At the start and at the end it logs which tanh units are saturated; at the end also the Projector, and the names of
+    the validation split with the lowest and with the highest loss.
 
     It uses no random generator of training; without TensorBoardLogger, NameMLP or NamesDataModule it does nothing.
     """
@@ -43,24 +49,27 @@ class ModelDiagnostics(Callback):
         self.writer = loggers[0].experiment if is_known and loggers else None
         if self.writer is not None:
             self.writer.add_custom_scalars(LAYOUT)
+            if trainer.global_step == 0:
+                self.log_saturation(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is None or trainer.sanity_checking:
             return
         step, writer = trainer.global_step, self.writer
-        hidden, num_dead = tanh_units(pl_module.network, trainer.datamodule.val_set)
+        hidden = tanh_units(pl_module.network, trainer.datamodule.val_set)
+        num_dead = count_dead(pl_module.network, trainer.datamodule.val_set, hidden)
         share = (hidden.abs() > SATURATED).float().mean().item()
         values = {"val/saturated_units": share, "val/dead_units": num_dead / hidden.shape[1]}
-        values |= update_ratios(trainer, pl_module)
+        sizes, gradients = update_sizes(trainer, pl_module)
+        values |= sizes
         png, size = render_embedding(pl_module.network.embedding.weight, pl_module.vocabulary.characters)
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         summary = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        writer.file_writer.add_summary(
-            Summary(value=[*summary, Summary.Value(tag="weights/embedding", image=image)]), step
-        )
-        sums = hidden.sum().item(), hidden.square().sum().item()
-        limits, counts = torch.linspace(-1, 1, BINS + 1)[1:].tolist(), torch.histc(hidden, BINS, -1, 1).tolist()
-        writer.add_histogram_raw("val/tanh_units", -1, 1, hidden.numel(), *sums, limits, counts, step)
+        summary.append(Summary.Value(tag="weights/embedding", image=image))
+        summary += histogram("val/tanh_units", hidden, 1)
+        for name, gradient in gradients.items():
+            summary += histogram(f"weights/gradients/{name}", gradient, gradient.abs().max().item())
+        writer.file_writer.add_summary(Summary(value=summary), step)
         names = pl_module.sample(NUM_NAMES, seed=SEED, max_length=MAX_LENGTH)
         is_new = [not seen for seen in pl_module.seen_in_training(names)]
         lines = "\n".join(f"- {name}{' (new)' if new else ''}" for name, new in zip(names, is_new, strict=True))
@@ -68,26 +77,51 @@ class ModelDiagnostics(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is not None:
+            self.log_saturation(trainer, pl_module)
+            evaluation = evaluate_examples(pl_module.network, pl_module.vocabulary, trainer.datamodule.val_set)
+            self.writer.add_text("val_names", describe_names_by_loss(evaluation), trainer.global_step)
             characters = pl_module.vocabulary.characters
             rows = [list(row) for row in zip(character_labels(characters), character_classes(characters), strict=True)]
             weights, header = pl_module.network.embedding.weight.float(), ["character", "kind"]
             self.writer.add_embedding(weights, rows, None, trainer.global_step, "characters", header)
 
+    def log_saturation(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        hidden = tanh_units(pl_module.network, trainer.datamodule.val_set)
+        png, (width, height) = render_saturation(hidden.abs() > SATURATED)
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        values = [Summary.Value(tag="val/saturated", image=image)]
+        self.writer.file_writer.add_summary(Summary(value=values), trainer.global_step)
+
+
+def histogram(name: str, values: Tensor, limit: float) -> list[Summary.Value]:
+    """A histogram of values from -limit to limit, in one pass over them."""
+    if not math.isfinite(limit) or limit == 0:
+        return []
+    values = values.float()
+    sums = values.sum().item(), values.square().sum().item()
+    limits = torch.linspace(-limit, limit, BINS + 1)[1:].tolist()
+    counts = torch.histc(values, BINS, -limit, limit).tolist()
+    return histogram_raw(name, -limit, limit, values.numel(), *sums, limits, counts).value
+
 
 @torch.inference_mode()
-def tanh_units(network: NameMLP, examples: ContextDataset) -> tuple[Tensor, int]:
-    """The tanh units for 256 examples spread over a split, (256, H), and how many are saturated for all of it."""
+def tanh_units(network: NameMLP, examples: ContextDataset) -> Tensor:
+    """The tanh units for 256 examples that are spread over a split, (B, H)."""
+    embedded = network.embedding(examples[evenly_spaced(examples, 256)][0].to(network.hidden.weight.device)).flatten(
+        1
+    )  # (B, T * C)
+    return torch.tanh(network.hidden(embedded)).float()
 
-    def units(index: Tensor, subset: Tensor) -> Tensor:
-        embedded = network.embedding(examples[index][0].to(subset.device)).flatten(1)  # (B, T * C)
-        return torch.tanh(F.linear(embedded, network.hidden.weight[subset], network.hidden.bias[subset])).float()
 
-    everyone = torch.arange(network.hidden.out_features, device=network.hidden.weight.device)
-    some = units(evenly_spaced(examples, 256), everyone)
-    dead = everyone[(some.abs() > SATURATED).all(0)]  # so far: of the others it is clear that they are not
+@torch.inference_mode()
+def count_dead(network: NameMLP, examples: ContextDataset, hidden: Tensor) -> int:
+    """How many tanh units are saturated for all of a split; `hidden` are the units for some of it."""
+    dead = (hidden.abs() > SATURATED).all(0).nonzero()[:, 0]  # so far: of the others it is clear that they are not
     for part in torch.arange(len(examples)).split(2**15) if len(dead) else ():
-        dead = dead[(units(part, dead).abs() > SATURATED).all(0)]
-    return some, len(dead)
+        embedded = network.embedding(examples[part][0].to(dead.device)).flatten(1)  # (B, T * C)
+        units = F.linear(embedded, network.hidden.weight[dead], network.hidden.bias[dead]).float().tanh()  # (B, dead)
+        dead = dead[(units.abs() > SATURATED).all(0)]
+    return len(dead)
 
 
 def evenly_spaced(examples: ContextDataset, count: int) -> Tensor:
@@ -95,10 +129,13 @@ def evenly_spaced(examples: ContextDataset, count: int) -> Tensor:
     return torch.linspace(0, len(examples) - 1, min(len(examples), count), dtype=torch.float64).long()
 
 
-def update_ratios(trainer: Trainer, module: NameModule) -> dict[str, float]:
-    """log10 of the size of a step over that of the weights, by tensor, of one more step over spread examples."""
+def update_sizes(trainer: Trainer, module: NameModule) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The sizes of one more step over spread examples and of its gradients, by tensor, and the gradients.
+
+    `weights/update` and `weights/gradient` are log10 of norms over the norm of the weights.
+    """
     if len(trainer.optimizers) != 1 or isinstance(trainer.optimizers[0], torch.optim.LBFGS):
-        return {}  # LBFGS cannot be copied
+        return {}, {}  # LBFGS cannot be copied
     [optimizer], examples = trainer.optimizers, trainer.datamodule.train_set
     count = trainer.datamodule.hparams.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     group, weights = optimizer.param_groups[0], dict(module.network.named_parameters())
@@ -111,11 +148,15 @@ def update_ratios(trainer: Trainer, module: NameModule) -> dict[str, float]:
         else:
             network, optimizer = copy.deepcopy((module.network, optimizer))
             F.cross_entropy(network(x), y).backward()
+            gradients = [p.grad.clone() for p in network.parameters()]
             module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()
             changes = [after - before for after, before in zip(network.parameters(), weights.values(), strict=True)]
-        pairs = zip(weights.values(), changes, strict=True)
-        ratios = [(change.norm() / before.norm()).log10().item() for before, change in pairs]
-    return {
-        f"weights/update/{name}": ratio for name, ratio in zip(weights, ratios, strict=True) if math.isfinite(ratio)
-    }
+        sizes = {}
+        for (name, before), change, gradient in zip(weights.items(), changes, gradients, strict=True):
+            norms = torch.stack([before.norm(), change.norm(), gradient.norm()]).double()
+            update_ratio, gradient_ratio = (norms[1:] / norms[0]).log10().tolist()
+            sizes |= {f"weights/update/{name}": update_ratio, f"weights/gradient/{name}": gradient_ratio}
+            sizes[f"weights/gradient_norm/{name}"] = norms[2].item()
+    finite = {name: size for name, size in sizes.items() if math.isfinite(size)}
+    return finite, dict(zip(weights, gradients, strict=True))

@@ -11,18 +11,21 @@ from torch import nn
 
 from namemlp.network import eval_mode
 from namemlp.runs import write_error
+from namemlp.viz.errors import Calibration, Evaluation
 from namemlp.viz.labels import FONT, drawn_labels
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import ContextDataset
 
 RAW, SMOOTH, OTHER = "#b9cfe8", "#1f5fa8", "#d1495b"
+FEW = 10  # a mean over fewer examples is not shown
 
 
 def plot_losses(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
     """Loss, and its logarithm as in the notebook, against the step.
 
     Args:
-        curves: steps and values of train/loss and val/loss, and of whole/train_loss, … where there are any
+        curves: steps and values of train/loss and val/loss, and where there are any of val/counting_loss,
+            whole/train_loss, …
     """
     styles = {"train": (SMOOTH, "^"), "val": (OTHER, "s"), "test": ("#2a9d4a", "D")}
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -33,6 +36,9 @@ def plot_losses(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
         axes.plot(steps, scale(train), color=RAW, linewidth=0.8, label="train, a batch")
         axes.plot(steps, smooth, color=SMOOTH, label="train, smoothed")
         axes.plot(val_steps, scale(val), color=OTHER, marker="o", markersize=4, label="val")
+        if counting := curves.get("val/counting_loss"):
+            label = f"val, counting: {counting[1][-1]:.4f}"
+            axes.axhline(scale(counting[1][-1]), color="#777777", linestyle="--", linewidth=1, label=label)
         for split, (color, marker) in styles.items():
             if whole := curves.get(f"whole/{split}_loss"):
                 style = dict(color=color, marker=marker, markerfacecolor="none", linestyle="")
@@ -44,11 +50,12 @@ def plot_losses(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
     # The notebook's run starts at ten times the loss that it ends with, which would flatten all that comes later.
     losses = np.array(train)
     later = losses[len(losses) // 20 :]
-    margin = 0.05 * (later.max() - later.min())
+    lowest = min(later.min(), *(curves.get("val/counting_loss") or [[], [np.inf]])[1])
+    margin = 0.05 * (later.max() - lowest)
     above = np.flatnonzero(losses > later.max() + 10 * margin)
     if len(above):
         axes = figure.axes[0]
-        axes.set_ylim(later.min() - margin, later.max() + 3 * margin)
+        axes.set_ylim(lowest - margin, later.max() + 3 * margin)
         first = ", ".join(f"{losses[i]:.3g} (step {steps[i]:,})" for i in above[:2])
         note = f"first losses, above this axis: {first}{', …' * (len(above) > 2)}"
         axes.text(0.98, 0.97, note, transform=axes.transAxes, ha="right", va="top", fontsize=8)
@@ -134,6 +141,55 @@ def plot_next_characters(pairs: CharacterPairs) -> Figure:
                 if axis is axes.xaxis and len(text.get_text()) > 1:
                     text.set_rotation(90)
         axes.grid(which="minor", color="white", linewidth=0.4)
+    return figure
+
+
+def mean_by(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The keys that come often enough, the mean of the values of each, and how many these are."""
+    counts, sums = np.bincount(keys), np.bincount(keys, values)
+    often = np.flatnonzero(counts >= min(FEW, counts.max()))
+    return often, sums[often] / counts[often], counts[often]
+
+
+def plot_losses_by_place(train: Evaluation, val: Evaluation) -> Figure:
+    """Mean loss by the position in the name, and by the length of the name, of train and val."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle("Where the loss is high, the next character is hard to guess")
+    left, right = figure.subplots(1, 2)
+    for split, evaluation, color in ("train", train, SMOOTH), ("val", val, OTHER):
+        kinds = (left, evaluation.positions, evaluation.losses), (right, evaluation.lengths - 1, evaluation.name_losses)
+        for axes, keys, losses in kinds:
+            places, means, counts = mean_by(keys, losses)
+            axes.plot(places, means, color=color, marker="o", markersize=4, label=split)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if split == "val":
+                shares = axes.twinx()
+                shares.bar(places, counts / len(keys), color="#dddddd")
+                shares.set(ylim=(0, 3 * (counts / len(keys)).max()), yticks=[], zorder=-1)
+                axes.set_zorder(1)
+                axes.patch.set_visible(False)
+    left.set(xlabel="position in the name (1: first character)", ylabel="mean loss (nats)", title="by position")
+    right.set(xlabel="length of the name", ylabel="mean loss per character (nats)", title="by length of the name")
+    left.legend(title="bars: share of val")
+    return figure
+
+
+def plot_calibration(calibration: Calibration) -> Figure:
+    """Predicted probability against observed frequency, over all characters and examples."""
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    axes, enough = figure.subplots(), calibration.counts >= FEW
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="as often as predicted")
+    counts = calibration.counts[enough]
+    error = np.sqrt(calibration.observed * (1 - calibration.observed) / np.maximum(calibration.counts, 1))[enough]
+    predicted, observed = calibration.predicted[enough], calibration.observed[enough]
+    axes.errorbar(predicted, observed, 2 * error, color=OTHER, fmt="o", label="val, with two standard errors")
+    for x, y, count in zip(predicted, observed, counts, strict=True):
+        axes.annotate(f"{count:,.0f}", (x, y), (6, -10), textcoords="offset points", fontsize=7, color="#777777")
+    title = "Is the model as sure as it should be?\nBelow the line it is too sure, above it not sure enough"
+    axes.set(xlabel="predicted probability of a character", ylabel="how often it comes", title=title)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", title="numbers: predictions in a bin")
     return figure
 
 

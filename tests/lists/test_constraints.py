@@ -70,21 +70,30 @@ def test_few_accepted_draws_are_reported(sample):
     assert len(result.out.splitlines()) == 20
     accepted, drawn = re.fullmatch(r"([\d,]+) of ([\d,]+) draws were accepted\n", result.err).groups()
     assert 20 <= int(accepted) < 0.01 * int(drawn.replace(",", ""))
+    one = sample("--num_names=1", "--pattern=.*(nn|ll).*(nn|ll).*(nn|ll).*")
+    assert re.fullmatch(r"(1 of [\d,]+ draws was|[2-9] of [\d,]+ draws were) accepted\n", one.err), one.err
 
 
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["--suffix=xß"], "suffix 'xß' has 2 characters that the model does not know: 'x', 'ß'"),
-        (["--contains=."], "contains '.' has 1 character that the model does not know: '.'"),
-        (["--min_length=20", "--max_length=10"], "max_length is 10: names of 20 characters are asked for"),
-        (["--suffix=aaa", "--max_length=2"], "max_length is 2: names of 3 characters are asked for"),
+        (["--suffix=xß"], "suffix 'xß' has 2 characters that the model does not know: 'x', 'ß'; it knows KNOWN"),
+        (["--contains=."], "contains '.' has 1 character that the model does not know: '.'; it knows KNOWN"),
+        (["--min_length=20", "--max_length=10"], "max_length is 10: min_length needs 20, raise --max_length"),
+        (["--suffix=aaa", "--max_length=2"], "max_length is 2: suffix needs 3, raise --max_length"),
         (["--min_length=0"], "min_length is 0: it must be at least 1"),
         (["--apart=0"], "apart is 0: it must be at least 1"),
         (["--pattern=("], "pattern '(' is not a regular expression: missing ), unterminated subpattern at position 0"),
+        (
+            ["--pattern=a{99999999999}"],
+            "pattern 'a{99999999999}' is not a regular expression: the repetition number is too large",
+        ),
         (["--avoid=none.txt"], "none.txt cannot be read (No such file or directory): give another --avoid"),
         (["--avoid=latin.txt"], "latin.txt: not valid UTF-8; save the file as UTF-8"),
-        (["--pattern=[0-9]+"], "only 0 such names came in DRAWN draws: ask for fewer, or for less"),
+        (
+            ["--pattern=[0-9]+", "--min_length=2"],
+            "--min_length, --pattern: only 0 such names came in DRAWN draws: ask for fewer, or for less",
+        ),
         (
             ["--apart=2", "--data.path=none.txt"],
             "none.txt: no such file; data.path takes a list of names, one per line: give the list that PATH was "
@@ -103,6 +112,7 @@ def test_impossible_demands_end_in_a_sentence(sample, args, sentence):
     result = sample(*args)
     assert (result.code, result.out) == (2, "")
     sentence = sentence.replace("PATH", "lightning_logs/version_0/checkpoints/last.ckpt")
+    sentence = sentence.replace("KNOWN", "".join(sorted(set("".join(SMALL_LIST)))))
     expected = re.escape(f"namemlp: error: {sentence}\n").replace("DRAWN", r"1\d\d,\d\d\d")
     assert re.fullmatch(expected, result.err), result.err
 
@@ -114,5 +124,7 @@ def test_constraints_in_python(sample):
     assert len(names) == 20
     assert all(len(name) >= 4 and name.endswith("a") and "ann" not in name for name in names)
     assert wanted.num_accepted >= 20
+    with pytest.raises(UserError, match="apart is 2: give known_names, the names to compare with"):
+        Constraints(apart=2)
     with pytest.raises(UserError, match="only 0 such names"):
         model.sample(1, accept=Constraints(apart=50, known_names=SMALL_LIST))

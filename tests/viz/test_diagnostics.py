@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from namemlp import NameModule, NamesDataModule
 from namemlp.network import NameMLP
 from namemlp.viz import ModelDiagnostics
-from namemlp.viz.diagnostics import LAYOUT, tanh_units
+from namemlp.viz.diagnostics import LAYOUT, count_dead, tanh_units
 from namemlp.viz.embedding_image import pca_2d
 from namemlp.viz.labels import character_classes, character_labels
 from namemlp.windows import ContextDataset
@@ -40,7 +41,7 @@ def test_train_and_val_loss_are_in_one_chart(events):
     [category] = layout.category
     charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
     assert charts == {title: tags for title, (_, tags) in LAYOUT["namemlp"].items()}
-    assert charts["loss: train and val"] == ["^train/loss$", "^val/loss$"]
+    assert charts["loss: train and val"] == ["^train/loss$", "^val/loss$", "^val/counting_loss$"]
     assert {"train/loss", "val/loss", "val/saturated_units", "val/dead_units"} <= set(events.Tags()["scalars"])
 
 
@@ -90,12 +91,28 @@ def test_unit_is_dead_only_if_saturated_for_the_whole_split():
         network.hidden.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [-3.0]]))
         network.hidden.bias.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]))  # the last is not saturated for character 1
     ids = np.zeros(2001, np.uint8)
-    hidden, num_dead = tanh_units(network, ContextDataset(ids, 1))
-    assert (hidden.shape, num_dead) == ((256, 4), 3)
+    hidden = tanh_units(network, ContextDataset(ids, 1))
+    assert hidden.shape == (256, 4)
+    assert count_dead(network, ContextDataset(ids, 1), hidden) == 3
     ids[777] = 1  # not among those 256
-    hidden, num_dead = tanh_units(network, ContextDataset(ids, 1))
+    hidden = tanh_units(network, ContextDataset(ids, 1))
     assert (hidden[:, 3] > 0.97).all()
-    assert num_dead == 2
+    assert count_dead(network, ContextDataset(ids, 1), hidden) == 2
+
+
+def test_picture_of_saturated_units_at_the_start_and_the_end(events):
+    data = NamesDataModule("names.txt", context_length=4)
+    data.setup("fit")
+    start = NameModule(data.vocabulary.characters, 4, hidden_size=20)
+    end = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt")
+    images = events.Images("val/saturated")
+    assert [event.step for event in images] == [0, 20]
+    for event, model in zip(images, (start, end), strict=True):
+        with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+            pixels = np.asarray(image.convert("L"))
+        expected = (tanh_units(model.network, data.val_set).abs() > 0.97).numpy()
+        B, H = expected.shape
+        assert (pixels[30 : 30 + 2 * B : 2, : 2 * H : 2] > 127).tolist() == expected.tolist()
 
 
 class RecordUpdates(Callback):
@@ -110,17 +127,21 @@ class RecordUpdates(Callback):
             network, optimizer = copy.deepcopy((pl_module.network, trainer.optimizers[0]))
             before = [p.detach().clone() for p in network.parameters()]
             F.cross_entropy(network(x), y).backward()
+            self.gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
             if trainer.gradient_clip_val:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), trainer.gradient_clip_val)
             optimizer.step()
             for (name, after), old in zip(network.named_parameters(), before, strict=True):
                 change = ((after - old).norm() / old.norm()).log10().item()
-                self.expected.setdefault(f"weights/update/{name}", {})[trainer.global_step] = change
+                norm = self.gradients[name].norm().item()
+                sizes = {"update": change, "gradient": math.log10(norm / old.norm()), "gradient_norm": norm}
+                for kind, size in sizes.items():
+                    self.expected.setdefault(f"weights/{kind}/{name}", {})[trainer.global_step] = size
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("optimizer", [("SGD", {"lr": 0.1}), ("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adam", {})])
-def test_update_ratios_are_those_of_a_step(folder, optimizer, clip):
+def test_sizes_of_updates_and_gradients_are_those_of_a_step(folder, optimizer, clip):
     data = NamesDataModule("names.txt")
     settings = {"class_path": f"torch.optim.{optimizer[0]}", "init_args": optimizer[1]}
     model = NameModule(data.vocabulary.characters, hidden_size=10, init="scaled", optimizer=settings)
@@ -136,11 +157,34 @@ def test_update_ratios_are_those_of_a_step(folder, optimizer, clip):
     )
     trainer.fit(model, datamodule=data)
     points = curves("run")
-    assert len(record.expected) == 5
+    assert len(record.expected) == 15
     for name, expected in record.expected.items():
         assert {step: points[name][step] for step in (3, 6)} == pytest.approx(
             {step: expected[step] for step in (3, 6)}, rel=1e-3
         )
+    events = EventAccumulator("run").Reload()
+    for name, gradient in record.gradients.items():
+        histogram = events.Histograms(f"weights/gradients/{name}")[-1].histogram_value
+        limit = gradient.abs().max().item()
+        assert (histogram.num, histogram.max) == (gradient.numel(), pytest.approx(limit))
+        assert sum(histogram.bucket) == gradient.numel()
+        assert histogram.sum_squares == pytest.approx(gradient.square().sum().item(), rel=1e-3)
+
+
+def test_names_with_the_lowest_and_the_highest_loss(events):
+    [text] = events.Tensors("val_names/text_summary")
+    assert text.step == 20
+    model = NameModule.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt")
+    data = NamesDataModule("names.txt")
+    data.setup("fit")
+    names = set(data.vocabulary.decode_names(data.val_set.columns[-1]))
+    losses = {name: -model.log_prob([name]).item() / (len(name) + 1) for name in names}
+    lines = text.tensor_proto.string_val[0].decode().splitlines()
+    likeliest, least = "\n".join(lines).split("The least likely names")
+    ordered = sorted(names, key=losses.get)
+    for part, expected in (likeliest, ordered), (least, ordered[::-1]):
+        shown = [line for line in part.splitlines() if line.startswith("- ")]
+        assert shown == [f"- {losses[name]:.4f} {name}" for name in expected]
 
 
 def test_projector_has_the_characters(events):

@@ -29,7 +29,9 @@ def test_plot_saves_into_the_run_folder(fit, namemlp):
     fit(20)
     result = namemlp("plot", "--ckpt_path=last")
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines() == [str(RUN / "next_characters.png"), str(RUN / "loss.png")]
+    figures = ["next_characters.png", "loss_by_place.png", "calibration.png", "loss.png"]
+    assert result.out.splitlines() == [str(RUN / name) for name in (*figures, "val_names.txt")]
+    assert (RUN / "val_names.txt").read_text().startswith("The likeliest names of the validation split, by their mean")
     assert size(RUN / "next_characters.png") == ("PNG", (1800, 600))
     assert size(RUN / "loss.png") == ("PNG", (1000, 400))
 
@@ -46,7 +48,8 @@ def test_plot_of_a_checkpoint_outside_a_run_folder(fit, namemlp):
         "elsewhere/model.ckpt was trained on as --data.path\n"
     )
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt", "--output=figures")
-    assert result.out.splitlines() == ["figures/next_characters.png"]
+    names = ["next_characters.png", "loss_by_place.png", "calibration.png", "val_names.txt"]
+    assert result.out.splitlines() == [f"figures/{name}" for name in names]
     assert result.err == "no curves of train/loss and val/loss in ., and so no loss.png\n"
     Path("moved.txt").write_text("\n".join(SMALL_LIST[:20]))
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt")
@@ -64,11 +67,64 @@ def test_loss_figure_has_the_curves_of_the_run(fit):
     labels = [text.get_text() for text in log10.get_legend().get_texts()]
     assert labels[:3] == ["train, a batch", "train, smoothed", "val"]
     whole = [f"{split}, whole split: {points[f'whole/{split}_loss'][1][0]:.4f}" for split in ("train", "val", "test")]
-    assert labels[3:] == whole
+    assert labels[3:] == [f"val, counting: {points['val/counting_loss'][1][0]:.4f}", *whole]
     train, _, val = loss.lines[:3]
     assert train.get_xydata().tolist() == pytest.approx(np.transpose(points["train/loss"]))
     assert val.get_xydata().tolist() == pytest.approx(np.transpose(points["val/loss"]))
     assert log10.lines[0].get_ydata() == pytest.approx(np.log10(points["train/loss"][1]))
+
+
+@pytest.fixture
+def evaluated(folder):
+    """A model, and its loss of each character of each validation name, one at a time."""
+    data = NamesDataModule("names.txt", context_length=3, split=(0.4, 0.4, 0.2))
+    data.setup("fit")
+    model = NameModule(data.vocabulary.characters, hidden_size=10, init="scaled")
+    x, y = data.val_set[:]
+    probabilities = model(x).softmax(1).detach()
+    names, expected = data.vocabulary.decode_names(data.val_set.columns[-1]), []
+    rows = iter(range(len(x)))
+    for name in names:
+        expected.append([-probabilities[i, y[i]].log().item() for i in (next(rows) for _ in [*name, "end"])])
+    return model, data, names, expected, probabilities, y
+
+
+def test_losses_by_position_and_by_length(evaluated):
+    model, data, names, expected, *_ = evaluated
+    val = viz.evaluate_examples(model.network, data.vocabulary, data.val_set)
+    assert val.names == names
+    assert val.losses == pytest.approx(np.concatenate(expected), rel=1e-5)
+    figure = viz.plot_losses_by_place(val, val)
+    by_position, by_length = figure.axes[:2]
+    longest = max(map(len, names)) + 1
+    at = {i: [losses[i - 1] for losses in expected if len(losses) >= i] for i in range(1, longest + 1)}
+    of_length = {n: [np.mean(losses) for losses in expected if len(losses) == n + 1] for n in range(1, longest)}
+    for axes, groups in (by_position, at), (by_length, of_length):
+        often = {
+            key: np.mean(group)
+            for key, group in groups.items()
+            if len(group) >= min(10, max(map(len, groups.values())))
+        }
+        for line in axes.lines:
+            assert line.get_xdata().tolist() == [*often]
+            assert line.get_ydata() == pytest.approx([*often.values()], rel=1e-5)
+
+
+def test_calibration_compares_probabilities_with_frequencies(evaluated):
+    model, data, *_, probabilities, y = evaluated
+    calibration = viz.calibrate(model.network, data.vocabulary, data.val_set)
+    for i in range(20):
+        in_bin = (probabilities * 20).long().clamp(max=19) == i
+        hits = in_bin[range(len(y)), y].sum().item()
+        count = in_bin.sum().item()
+        assert calibration.counts[i] == count
+        if count:
+            assert calibration.predicted[i] == pytest.approx(probabilities[in_bin].mean().item(), rel=1e-4)
+            assert calibration.observed[i] == pytest.approx(hits / count)
+    points = viz.plot_calibration(calibration).axes[0].containers[0].lines[0]
+    enough = calibration.counts >= 10
+    assert points.get_xdata() == pytest.approx(calibration.predicted[enough])
+    assert points.get_ydata() == pytest.approx(calibration.observed[enough])
 
 
 def test_loss_figure_is_cut_so_that_the_curve_is_seen():
