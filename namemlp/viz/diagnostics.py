@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -31,6 +33,17 @@ LAYOUT = {
 }
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small products gain nothing from several threads, and wait for them where other processes hold the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class ModelDiagnostics(Callback):
     """Log to TensorBoard at each validation the embedding, names, tanh units, gradients and sizes of updates.
 
@@ -42,6 +55,7 @@ class ModelDiagnostics(Callback):
 
     writer = None  # the SummaryWriter of a run that it knows
 
+    @one_thread()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         is_known = isinstance(trainer.datamodule, NamesDataModule) and isinstance(pl_module, NameModule)
         is_known = is_known and type(pl_module.network) is NameMLP and trainer.is_global_zero
@@ -52,6 +66,7 @@ class ModelDiagnostics(Callback):
             if trainer.global_step == 0:
                 self.log_saturation(trainer, pl_module)
 
+    @one_thread()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is None or trainer.sanity_checking:
             return
@@ -75,6 +90,7 @@ class ModelDiagnostics(Callback):
         lines = "\n".join(f"- {name}{' (new)' if new else ''}" for name, new in zip(names, is_new, strict=True))
         writer.add_text("names", f"{sum(is_new) / NUM_NAMES:.0%} of these {NUM_NAMES} are new\n\n{lines}", step)
 
+    @one_thread()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is not None:
             self.log_saturation(trainer, pl_module)

@@ -228,6 +228,16 @@ def test_diagnostics_do_not_change_a_run(fit):
     assert_equal(*runs)
 
 
+def test_diagnostics_leave_torch_its_threads(fit):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit(20)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_diagnostics_keep_the_fused_path_and_import_no_figures(folder):
     code = "import sys; from namemlp.__main__ import main; main(); print('namemlp.viz.figures' in sys.modules)"
     Path("own.py").write_text(code)
