@@ -6,7 +6,7 @@ from typing import Literal
 from namemlp.commands.sample import write_lines
 from namemlp.corpus import BUNDLED, check_split, make_splits, read_names
 from namemlp.errors import check_range
-from namemlp.lists import NgramNetwork, evaluate_counting
+from namemlp.lists import CONSTANTS, NgramNetwork, evaluate_counting
 from namemlp.sampling import sample_names
 from namemlp.vocabulary import Vocabulary
 
@@ -35,6 +35,8 @@ def baseline(
     splits = make_splits(read_names(path, lowercase), None, split, split_seed, shuffles, source, duplicates)
     check_split(splits.num_names, split, source)
     output = sys.stdout if sample is None else sys.stderr
+    constants = ", ".join(f"{constant:g}" for constant in CONSTANTS)
+    print(f"additive smoothing by the best for val of {constants}\n", file=output)
     print("    n  smoothing        train       val", file=output)
     models = []
     for model in evaluate_counting(splits, max_n):

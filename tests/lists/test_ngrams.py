@@ -122,6 +122,7 @@ def test_baseline_of_the_bundled_list(namemlp):
     rows = re.findall(r"^ +(\d)  (\S+(?: \S+)?) +([\d.]+) +([\d.]+)$", result.out, re.M)
     val = {(int(n), smoothing): float(loss) for n, smoothing, _, loss in rows}
     assert len(val) == 18
+    assert result.out.startswith("additive smoothing by the best for val of 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3\n")
     assert val[2, "add 0.1"] == pytest.approx(2.460, abs=0.003)
     assert val[4, "add 0.1"] == pytest.approx(2.105, abs=0.003)
     assert val[5, "Witten-Bell"] == pytest.approx(2.037, abs=0.003)
@@ -170,6 +171,14 @@ def test_fit_shows_what_counting_gets(fit, namemlp):
     assert f"counting is better: its val loss is {loss - float(val):.4f} lower" in result.out
     points = curves("lightning_logs/version_0")["val/counting_loss"]
     assert points == pytest.approx({1: float(val), 20: float(val)}, abs=1e-4)
+
+
+def test_a_long_list_is_not_counted(namemlp):
+    Path("names.txt").write_text("\n".join(f"{i:06d}" for i in range(150_000)))  # 1,050,000 examples
+    result = namemlp("fit", "--data.path=names.txt", *SMALL, "--trainer.max_steps=5", "--trainer.limit_val_batches=1")
+    assert result.code == 0
+    assert "counting left out, as the list is long: `namemlp baseline` shows it" in result.out
+    assert "val/counting_loss" not in curves("lightning_logs/version_0")
 
 
 def test_fit_without_baseline(namemlp):
