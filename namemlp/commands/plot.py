@@ -5,6 +5,7 @@ from pathlib import Path
 
 from namemlp import viz
 from namemlp.commands.sample import load_list, load_model, write_lines
+from namemlp.errors import UserError
 from namemlp.runs import is_run_folder, read_curves
 from namemlp.windows import ContextDataset
 
@@ -22,6 +23,10 @@ def plot(
         output: folder to save the figures to; null: that of the run
     """
     network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "plot")
+    if not all(weights.isfinite().all() for weights in network.parameters()):
+        raise UserError(
+            f"{file}: its weights are not finite, so that there is nothing to plot: give another checkpoint"
+        )
     _, splits = load_list(checkpoint, file, path)
     train_set = ContextDataset(splits.ids[: splits.val_start], context_length)
     val_set = ContextDataset(splits.ids[splits.val_start : splits.test_start], context_length)

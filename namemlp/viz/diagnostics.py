@@ -155,6 +155,7 @@ def update_sizes(trainer: Trainer, module: NameModule) -> tuple[dict[str, float]
     [optimizer], examples = trainer.optimizers, trainer.datamodule.train_set
     count = trainer.datamodule.hparams.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     group, weights = optimizer.param_groups[0], dict(module.network.named_parameters())
+    weights = {name: p for name, p in weights.items() if p.requires_grad}
     with torch.inference_mode(False), torch.enable_grad():
         x, y = (part.to(module.device) for part in examples[evenly_spaced(examples, count)])
         is_sgd = type(optimizer) is torch.optim.SGD and not (group["momentum"] or group["weight_decay"])
@@ -164,10 +165,11 @@ def update_sizes(trainer: Trainer, module: NameModule) -> tuple[dict[str, float]
         else:
             network, optimizer = copy.deepcopy((module.network, optimizer))
             F.cross_entropy(network(x), y).backward()
-            gradients = [p.grad.clone() for p in network.parameters()]
+            trained = [p for p in network.parameters() if p.requires_grad]
+            gradients = [p.grad.clone() for p in trained]
             module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()
-            changes = [after - before for after, before in zip(network.parameters(), weights.values(), strict=True)]
+            changes = [after - before for after, before in zip(trained, weights.values(), strict=True)]
         sizes = {}
         for (name, before), change, gradient in zip(weights.items(), changes, gradients, strict=True):
             norms = torch.stack([before.norm(), change.norm(), gradient.norm()]).double()

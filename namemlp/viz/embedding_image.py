@@ -12,7 +12,7 @@ from namemlp.viz.labels import FONT, character_classes, drawn_labels, load_font
 
 WIDTH, TOP, MARGIN, DOT = 340, 30, 20, 2  # pixels; TensorBoard shows as many; more if the labels need it
 SMALL, LARGE = 11, 17  # font sizes
-MAX_CHARACTERS, MAX_SHOWN = 300, 400  # in the picture of the embedding; units in that of their saturation
+MAX_CHARACTERS = 300
 COLORS = {"vowel": "#d1495b", "consonant": "#1f5fa8", "end mark": "#2a9d4a", "other": "#777777"}
 
 
@@ -64,14 +64,13 @@ def render_embedding(weights: Tensor, characters: str) -> tuple[bytes, tuple[int
 
 def render_saturation(is_saturated: Tensor) -> tuple[bytes, tuple[int, int]]:
     """Which tanh units are saturated for which examples, (B, H), as a PNG and its size: units from left to right."""
-    pixels = is_saturated[:MAX_SHOWN, :MAX_SHOWN].cpu().numpy().astype(np.uint8) * 255
-    pixels = np.kron(pixels, np.ones((2, 2), np.uint8))  # 2 x 2 pixels each
-    height, width = pixels.shape
-    image, encoded = Image.new("RGB", (max(WIDTH, width), height + 2 * TOP), "white"), io.BytesIO()
+    pixels = is_saturated[:WIDTH, :WIDTH].cpu().numpy().astype(np.uint8) * 255
+    image, encoded = Image.new("RGB", (WIDTH, WIDTH + 2 * TOP), "white"), io.BytesIO()
     canvas, small = ImageDraw.Draw(image), load_font(FONT, SMALL)
-    canvas.text((5, TOP / 2), "tanh units (columns) for examples (rows)", COLORS["other"], small, "lm")
-    image.paste(Image.fromarray(pixels), (0, TOP))
-    canvas.text((5, height + 1.5 * TOP), "white: saturated; a white column: a dead unit", COLORS["other"], small, "lm")
+    canvas.text((WIDTH / 2, TOP / 2), "tanh units (columns) for examples (rows)", COLORS["other"], small, "mm")
+    image.paste(Image.fromarray(pixels).resize((WIDTH, WIDTH), Image.Resampling.NEAREST), (0, TOP))
+    text = "white: saturated; a white column: a dead unit"
+    canvas.text((WIDTH / 2, WIDTH + 1.5 * TOP), text, COLORS["other"], small, "mm")
     image.save(encoded, "PNG", compress_level=1)
     return encoded.getvalue(), image.size
 

@@ -13,7 +13,8 @@ from namemlp.windows import ContextDataset
 
 MAX_EXAMPLES = 2**17  # those of the first names of a split, which is shuffled
 MAX_LOGITS, BATCH_LOGITS = 2**27, 2**22  # of a split, and at once: fewer examples where there are many characters
-BINS, SHOWN = 20, 20  # of predicted probabilities from 0 to 1; best and worst names
+EDGES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, *(i / 20 for i in range(1, 20))]  # of bins of probabilities
+BINS, SHOWN = len(EDGES) + 1, 20  # likeliest and least likely names
 
 
 class Evaluation(NamedTuple):
@@ -34,11 +35,12 @@ class Evaluation(NamedTuple):
 
 def evaluate_examples(network: nn.Module, vocabulary: Vocabulary, examples: ContextDataset) -> Evaluation:
     """Evaluate the whole names among the first examples of a split, by a network (B, T) ids -> (B, V) logits."""
-    ids, batch_size = examples.columns[-1][:MAX_EXAMPLES], max(1, BATCH_LOGITS // len(vocabulary))
+    V, ids = len(vocabulary), examples.columns[-1]
     ends = np.flatnonzero(ids == 0) + 1  # behind each name
+    ends = ends[ends <= max(ends[0], min(MAX_EXAMPLES, MAX_LOGITS // V))]
     device = next(network.parameters()).device
     with eval_mode(network):
-        batches = (examples[part] for part in torch.arange(int(ends[-1])).split(batch_size))
+        batches = (examples[part] for part in torch.arange(int(ends[-1])).split(max(1, BATCH_LOGITS // V)))
         parts = [F.cross_entropy(network(x.to(device)).float(), y.to(device), reduction="none") for x, y in batches]
     names, losses = vocabulary.decode_names(ids[: ends[-1]]), torch.cat(parts).cpu().double().numpy()
     return Evaluation(names, np.diff(ends, prepend=0), losses)
@@ -60,7 +62,7 @@ def calibrate(network: nn.Module, vocabulary: Vocabulary, examples: ContextDatas
         for part in torch.arange(count).split(max(1, BATCH_LOGITS // V)):
             x, y = examples[part]
             probabilities = network(x).float().softmax(1)  # (B, V)
-            bins = (probabilities * BINS).long().clamp(max=BINS - 1)
+            bins = torch.bucketize(probabilities, torch.tensor(EDGES), right=True)
             hits = torch.zeros_like(probabilities).scatter(1, y[:, None], 1)
             for total, weights in zip(sums, (torch.ones_like(hits), probabilities, hits), strict=True):
                 total += torch.bincount(bins.flatten(), weights.double().flatten(), BINS)
@@ -72,7 +74,8 @@ def describe_names_by_loss(evaluation: Evaluation) -> str:
     """The names with the lowest and with the highest loss per character, each once, as Markdown."""
     losses = dict(zip(evaluation.names, evaluation.name_losses.tolist(), strict=True))
     ordered = sorted(losses.items(), key=lambda item: item[1])
-    parts = {"likeliest": ordered[:SHOWN], "least likely": ordered[::-1][:SHOWN]}
+    count = max(1, min(SHOWN, len(ordered) // 2))
+    parts = {"likeliest": ordered[:count], "least likely": ordered[::-1][:count]}
     text = ""
     for what, names in parts.items():
         text += f"The {what} names of the validation split, by their mean loss per character (nats):\n\n"

@@ -170,26 +170,26 @@ def plot_losses_by_place(train: Evaluation, val: Evaluation) -> Figure:
                 axes.patch.set_visible(False)
     left.set(xlabel="position in the name (1: first character)", ylabel="mean loss (nats)", title="by position")
     right.set(xlabel="length of the name", ylabel="mean loss per character (nats)", title="by length of the name")
-    left.legend(title="bars: share of val")
+    left.legend(title=f"bars: share of val; points: {FEW} or more")
     return figure
 
 
 def plot_calibration(calibration: Calibration) -> Figure:
-    """Predicted probability against observed frequency, over all characters and examples."""
-    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
-    axes, enough = figure.subplots(), calibration.counts >= FEW
-    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="as often as predicted")
-    counts = calibration.counts[enough]
-    error = np.sqrt(calibration.observed * (1 - calibration.observed) / np.maximum(calibration.counts, 1))[enough]
-    predicted, observed = calibration.predicted[enough], calibration.observed[enough]
-    axes.errorbar(predicted, observed, 2 * error, color=OTHER, fmt="o", label="val, with two standard errors")
-    for x, y, count in zip(predicted, observed, counts, strict=True):
-        axes.annotate(f"{count:,.0f}", (x, y), (6, -10), textcoords="offset points", fontsize=7, color="#777777")
-    title = "Is the model as sure as it should be?\nBelow the line it is too sure, above it not sure enough"
-    axes.set(xlabel="predicted probability of a character", ylabel="how often it comes", title=title)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", title="numbers: predictions in a bin")
+    """Predicted probability against observed frequency, over all characters and examples, on plain and on log axes."""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    figure.suptitle("Is the model as sure as it should be? Below the line it is too sure, above it not sure enough")
+    enough = calibration.counts >= FEW
+    counts, predicted, observed = (values[enough] for values in calibration)
+    error = 2 * np.sqrt(observed * (1 - observed) / counts)
+    for axes, scale, low in zip(figure.subplots(1, 2), ("linear", "log"), (0, 1e-5), strict=True):
+        axes.plot([low, 1], [low, 1], color="#999999", linestyle="--", label="as often as predicted")
+        shown = observed > low
+        style = dict(color=OTHER, fmt="o", markersize=4, label=f"val, {FEW} or more predictions, ± 2 standard errors")
+        axes.errorbar(predicted[shown], observed[shown], error[shown], **style)
+        axes.set(xlabel="predicted probability of a character", ylabel="how often it comes", title=f"{scale} axes")
+        axes.set(xscale=scale, yscale=scale, xlim=(low, 1), ylim=(low, 1))
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(loc="lower right")
     return figure
 
 

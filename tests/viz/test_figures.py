@@ -1,12 +1,14 @@
 """The figures that commands plot, and the learning-rate range test: the data in them, not their look."""
 
 import csv
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -55,6 +57,17 @@ def test_plot_of_a_checkpoint_outside_a_run_folder(fit, namemlp):
     result = namemlp("plot", "--ckpt_path=elsewhere/model.ckpt", "--data.path=moved.txt")
     assert result.code == 2
     assert "moved.txt is not the list that elsewhere/model.ckpt was trained on: give that as --data.path" in result.err
+
+
+def test_weights_that_are_not_finite_are_not_plotted(fit, namemlp):
+    fit(5)
+    path = RUN / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["network.output.bias"].fill_(torch.nan)
+    torch.save(checkpoint, path)
+    result = namemlp("plot", "--ckpt_path=last")
+    sentence = f"{path}: its weights are not finite, so that there is nothing to plot: give another checkpoint"
+    assert (result.code, result.out, result.err) == (2, "", f"namemlp: error: {sentence}\n")
 
 
 def test_loss_figure_has_the_curves_of_the_run(fit):
@@ -113,8 +126,10 @@ def test_losses_by_position_and_by_length(evaluated):
 def test_calibration_compares_probabilities_with_frequencies(evaluated):
     model, data, *_, probabilities, y = evaluated
     calibration = viz.calibrate(model.network, data.vocabulary, data.val_set)
-    for i in range(20):
-        in_bin = (probabilities * 20).long().clamp(max=19) == i
+    edges = [0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, *np.arange(1, 20) / 20, 1.01]
+    assert len(calibration.counts) == len(edges) - 1
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        in_bin = (probabilities >= low) & (probabilities < high)
         hits = in_bin[range(len(y)), y].sum().item()
         count = in_bin.sum().item()
         assert calibration.counts[i] == count
@@ -122,7 +137,7 @@ def test_calibration_compares_probabilities_with_frequencies(evaluated):
             assert calibration.predicted[i] == pytest.approx(probabilities[in_bin].mean().item(), rel=1e-4)
             assert calibration.observed[i] == pytest.approx(hits / count)
     points = viz.plot_calibration(calibration).axes[0].containers[0].lines[0]
-    enough = calibration.counts >= 10
+    enough = (calibration.counts >= 10) & (calibration.observed > 0)
     assert points.get_xdata() == pytest.approx(calibration.predicted[enough])
     assert points.get_ydata() == pytest.approx(calibration.observed[enough])
 
