@@ -67,8 +67,7 @@ def sample_names(
         prefix_ids = torch.from_numpy(encode_names([prefix], vocabulary, f"prefix {shorten(repr(prefix))}")[:-1])
     except UserError as error:
         raise UserError(f"{error}; it knows {shorten(str(vocabulary)[1:])}") from None
-    num_draws = num_names if accept is None else max(num_names, MAX_REJECTIONS)
-    sums = running_sums(network, len(vocabulary), context_length, temperature, top_k, num_draws)
+    sums = running_sums(network, len(vocabulary), context_length, temperature, top_k)
     names, seen, drawn, last_hit = [], set(), 0, 0
     batch_size, max_batch_size = num_names, max(4, MAX_BATCH_SIZE // max(len(vocabulary), max_length))
     while len(names) < num_names:
@@ -94,9 +93,9 @@ def sample_names(
     return names[:num_names]
 
 
-def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_k: int | None, num_draws: int) -> Sums:
+def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_k: int | None) -> Sums:
     """What gives the running sums of the probabilities of the next character."""
-    # In 64 bits on the CPU, so that a name is the same on any device; for few contexts and many names from a table.
+    # In 64 bits on the CPU, so that a name is the same on any device; for few contexts from a table.
     if not all(weights.isfinite().all() for weights in network.parameters()):
         raise UserError("the model's weights are not finite, so that it gives no names: give another checkpoint")
     network = copy.deepcopy(network).to("cpu", torch.float64).eval()
@@ -113,11 +112,19 @@ def running_sums(network: nn.Module, size: int, T: int, temperature: float, top_
         sums = logits.softmax(1).cumsum(1)
         return sums / sums[:, -1:]  # exactly 1 in the end
 
-    strides = size ** torch.arange(T)  # a context's row in the table is a number with T digits
-    if size**T > min(8 * num_draws, MAX_TABLE_SIZE // size):  # a name has about 8 characters
+    if size**T > MAX_TABLE_SIZE // size:
         return compute
-    table = compute(torch.arange(size**T)[:, None] // strides % size)  # (V**T, V)
-    return lambda contexts: table[(contexts * strides).sum(1)]
+    strides = size ** torch.arange(T)  # a context's row in the table is a number with T digits
+    table, is_filled = torch.empty(size**T, size, dtype=torch.float64), torch.zeros(size**T, dtype=torch.bool)
+
+    def look_up(contexts: Tensor) -> Tensor:  # fills the rows that are looked up for the first time
+        rows = (contexts * strides).sum(1)  # (B,)
+        if not (is_known := is_filled.index_select(0, rows)).all():
+            new = rows[~is_known].unique()
+            table[new], is_filled[new] = compute(new[:, None] // strides % size), True
+        return table.index_select(0, rows)
+
+    return look_up
 
 
 def draw(sums: Sums, T: int, prefix: Tensor, seed: int, first: int, count: int, max_length: int) -> Tensor:

@@ -52,7 +52,7 @@ class Constraints:
             (avoid, lambda name: not avoided.search(name.casefold())),
         ]
         self.checks = [check for is_asked_for, check in checks if is_asked_for]
-        self.apart, self.known_names = apart, sorted(set(known_names))
+        self.apart, self.known_names = apart, [*dict.fromkeys(known_names)]
         self.num_drawn = self.num_accepted = 0
 
     def __call__(self, names: list[str]) -> list[bool]:
@@ -71,8 +71,10 @@ class Constraints:
         from rapidfuzz.distance import Levenshtein
         from rapidfuzz.process import cdist
 
-        size = max(1, MAX_PAIRS // max(1, len(self.known_names)))  # names at once
         settings = dict(scorer=Levenshtein.distance, score_cutoff=self.apart - 1, dtype=np.uint16, workers=-1)
-        parts = [names[start : start + size] for start in range(0, len(names), size)]
-        distances = [cdist(part, self.known_names, **settings).min(1, initial=self.apart) for part in parts]
-        return np.concatenate([np.zeros(0), *distances]) >= self.apart
+        is_apart, size = np.ones(len(names), bool), max(1, MAX_PAIRS // max(1, len(names)))
+        for start in range(0, len(self.known_names), size):  # names that are too near are not compared any more
+            rest = np.flatnonzero(is_apart)
+            distances = cdist([names[i] for i in rest], self.known_names[start : start + size], **settings)
+            is_apart[rest] = distances.min(1) >= self.apart
+        return is_apart

@@ -20,7 +20,7 @@ def test_sample_and_plot_do_not_import_lightning(fit):
     code = "import sys; from namemlp.__main__ import main; main(); sys.argv[1] = 'plot'; main(); "
     code += "print([name for name in sys.modules if name.startswith(('lightning', 'torchmetrics'))], file=sys.stderr)"
     done = run(code, "sample", "--ckpt_path=last")
-    assert len(done.stdout.splitlines()) == 20 + 2  # names, and paths of figures
+    assert len(done.stdout.splitlines()) == 20 + 5  # names, and paths of figures
     assert done.stderr == "[]\n"
 
 

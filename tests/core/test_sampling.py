@@ -74,7 +74,7 @@ def test_frequencies_of_200_000_names_match_their_probabilities(tiny, monkeypatc
 def test_characters_with_probability_0_are_never_drawn(tiny):
     start = torch.zeros(3, 2, dtype=torch.int64)
     numbers = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)  # 0 would be the end mark
-    sums, likeliest = (sampling.running_sums(tiny.network, 3, 2, 1.0, top_k, 1)(start) for top_k in (None, 1))
+    sums, likeliest = (sampling.running_sums(tiny.network, 3, 2, 1.0, top_k)(start) for top_k in (None, 1))
     assert 0 not in torch.searchsorted(sums, numbers[:, None], right=True)
     assert len(set(torch.searchsorted(likeliest, numbers[:, None], right=True)[:, 0].tolist())) == 1
 
