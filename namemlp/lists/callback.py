@@ -22,7 +22,8 @@ class CountingBaseline(Callback):
         if isinstance(data, NamesDataModule) and len(data.splits.ids) <= MAX_EXAMPLES and trainer.is_global_zero:
             models = evaluate_counting(data.splits, MAX_N, additive_only=True)
             self.model = min(models, key=lambda model: model.losses[1])
-        self.log_loss(trainer)
+        if trainer.global_step == 0:  # a resumed run has that point
+            self.log_loss(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.log_loss(trainer)
