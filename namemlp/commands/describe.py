@@ -19,5 +19,5 @@ def describe(
     names = read_names(path, lowercase)
     splits = make_splits(names, None, split, split_seed, shuffles, path or BUNDLED, duplicates)
     sys.stdout.reconfigure(encoding="utf-8")
-    for subject, text in describe_names(names, splits):
+    for subject, text in describe_names(names, splits, path):
         print(f"{subject:<17}{text}")

@@ -1,6 +1,7 @@
 """What is in a list of names, in words and numbers, and what to set for it."""
 
 import math
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ SIZES = {1_000: (2, 50), 10_000: (3, 50), 100_000: (5, 50), math.inf: (8, 200)}
 EPOCHS, BATCH_SIZE, MAX_STEPS = 10, 32, 100_000
 
 
-def describe_names(names: list[str], splits: Splits) -> Iterator[tuple[str, str]]:
+def describe_names(names: list[str], splits: Splits, path: str | None) -> Iterator[tuple[str, str]]:
     """Pairs (subject, text) of a list in the order of its file and of its splits."""
     different = len(set(names))
     repeated = f"{len(names) - different:,} repeat an earlier one ({1 - different / len(names):.1%})"
@@ -44,18 +45,18 @@ def describe_names(names: list[str], splits: Splits) -> Iterator[tuple[str, str]
     entropy, uniform = -(first * np.log2(first)).sum(), math.log2(len(first))
     yield "first character", f"entropy {abs(entropy):.2f} bits; {uniform:.2f} if all {len(first):,} were as frequent"
     yield from describe_splits(splits)
-    yield "advice", f"{advise(splits.val_start)}, and then --ckpt_path best"
+    yield "advice", f"{advise(splits.val_start, path)}; then --ckpt_path best"
 
 
-def advise(num_examples: int) -> str:
-    """Options of `fit` for so many training examples."""
+def advise(num_examples: int, path: str | None) -> str:
+    """The command that trains on a list of so many training examples."""
     context_length, hidden_size = next(sizes for limit, sizes in SIZES.items() if num_examples <= limit)
     max_steps = max(100, min(MAX_STEPS, EPOCHS * num_examples // BATCH_SIZE))
-    settings = {"model.init": "scaled", "model.context_length": context_length, "model.embedding_dim": 10}
+    settings = {} if path is None else {"data.path": shlex.quote(path)}
+    settings |= {"model.init": "scaled", "model.context_length": context_length, "model.embedding_dim": 10}
     settings |= {"model.hidden_size": hidden_size, "optimizer": "AdamW", "optimizer.lr": 0.002}
-    return "fit " + " ".join(
-        f"--{name} {value}" for name, value in {**settings, "trainer.max_steps": max_steps}.items()
-    )
+    settings["trainer.max_steps"] = max_steps
+    return "python -m namemlp fit " + " ".join(f"--{name} {value}" for name, value in settings.items())
 
 
 def numbered(count: int) -> str:

@@ -48,6 +48,19 @@ def test_what_looks_like_a_table(namemlp):
     assert "looks like a table, its first lines have 1 comma each: keep one column" in result.err
 
 
+def test_advice_is_a_command_that_runs(namemlp):
+    names = [f"{first}{second}" for first in ("an", "be", "ci") for second in ("na", "lo", "ra", "di", "xe")]
+    said, _ = describe(namemlp, names)
+    command, _ = said["advice"].split(";")
+    program, module, name, *args = command.split()
+    assert (program, module, name) == ("python", "-m", "namemlp")
+    assert args[:3] == ["fit", "--data.path", "list.txt"]
+    assert args[-2:] == ["--trainer.max_steps", "100"]
+    result = namemlp(*args)
+    assert result.code == 0, result.err
+    assert "names are soon learned by heart" not in result.out  # which advises the same
+
+
 def test_other_scripts(namemlp):
     said, _ = describe(namemlp, ["さくら", "ゆい", "はな", "e\u0301va"])
     assert said["Unicode"] == "1 name with letters and accents apart, such as 'e\u0301va'"
