@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from namemlp import viz
-from namemlp.commands.sample import load_list, load_model, write_lines
+from namemlp.commands.sample import load_list, write_lines
 from namemlp.errors import UserError
+from namemlp.export import open_model
 from namemlp.runs import is_run_folder, read_curves
 from namemlp.windows import ContextDataset
 
@@ -22,7 +23,8 @@ def plot(
         ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
         output: folder to save the figures to; null: that of the run
     """
-    network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "plot")
+    model, file, checkpoint = open_model(ckpt_path, default_root_dir, "plot")
+    network, vocabulary, context_length = model.network, model.vocabulary, model.context_length
     if not all(weights.isfinite().all() for weights in network.parameters()):
         raise UserError(
             f"{file}: its weights are not finite, so that there is nothing to plot: give another checkpoint"

@@ -6,10 +6,9 @@ from typing import Any
 
 from namemlp.corpus import BUNDLED, Splits, make_splits, read_names
 from namemlp.errors import UserError, shorten
+from namemlp.export import open_model
 from namemlp.lists import Constraints
-from namemlp.network import build_network
-from namemlp.runs import open_checkpoint
-from namemlp.sampling import log_prob, sample_names
+from namemlp.sampling import sample_names
 from namemlp.vocabulary import Vocabulary
 
 LOW_ACCEPTANCE = 0.01  # below which it is said how few draws were accepted
@@ -45,7 +44,8 @@ def sample(
         apart: edit distance that a name keeps from all names that the model was trained on; 1: the same as novel
         settings: as of `sample_names`
     """
-    network, vocabulary, context_length, file, checkpoint = load_model(ckpt_path, default_root_dir, "sample")
+    model, file, checkpoint = open_model(ckpt_path, default_root_dir, "sample")
+    network, vocabulary, context_length = model.network, model.vocabulary, model.context_length
     for name, text in dict(suffix=suffix, contains=contains).items():
         if set(text) - set(vocabulary.characters[1:]):
             unknown = vocabulary.describe_unknown(text)
@@ -62,7 +62,7 @@ def sample(
     constraints = Constraints(min_length, suffix, contains, pattern, avoided, distance, known_names)
     asked = dict(min_length=min_length, suffix=suffix, contains=contains, pattern=pattern, avoid=avoid, apart=apart)
     asked = [f"--{name}" for name, value in asked.items() if value not in (None, "", 1)]
-    accept, hashes = constraints if asked else None, checkpoint["training_names"].numpy()
+    accept, hashes = constraints if asked else None, model.training_names
     try:
         names = sample_names(network, vocabulary, context_length, **settings, training_names=hashes, accept=accept)
     except UserError as error:
@@ -73,7 +73,7 @@ def sample(
     if accepted < LOW_ACCEPTANCE * drawn:
         print(f"{accepted:,} of {drawn:,} draws {'was' if accepted == 1 else 'were'} accepted", file=sys.stderr)
     if scores or by_probability:
-        log_probs = log_prob(network, vocabulary, context_length, names).tolist()
+        log_probs = model.log_prob(names).tolist()
     if by_probability:
         log_probs, names = zip(*sorted(zip(log_probs, names, strict=True), key=lambda pair: -pair[0]), strict=True)
     if scores:
@@ -119,15 +119,3 @@ def write_lines(lines: list[str], output: str | None) -> None:  # to a file, or 
         Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): give another --output") from error
-
-
-def load_model(ckpt_path: str | None, default_root_dir: str | None, command: str) -> tuple[Any, ...]:
-    """A checkpoint's network, vocabulary, context length, path and content. Raises: UserError: it cannot be used."""
-    path, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir or "."), is_fit=False, command=command)
-    hparams = checkpoint["hyper_parameters"]
-    network = build_network(hparams)
-    try:
-        network.load_state_dict({k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items()})
-    except RuntimeError as error:
-        raise UserError(f"{path} does not hold the weights of its model: {shorten(str(error))}") from error
-    return network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], path, checkpoint

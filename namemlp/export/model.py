@@ -1,0 +1,66 @@
+"""A trained model in Python, without Lightning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from namemlp import sampling
+from namemlp.corpus import are_known, encode_names
+from namemlp.errors import UserError, shorten
+from namemlp.network import build_network, eval_mode
+from namemlp.runs import open_checkpoint
+from namemlp.vocabulary import Vocabulary
+
+
+class Model:
+    """A network, (B, T) ids -> (B, V) logits, with its vocabulary and the hashes of the names it was trained on."""
+
+    def __init__(
+        self, network: nn.Module, vocabulary: Vocabulary, context_length: int, training_names: Any = ()
+    ) -> None:
+        self.network, self.vocabulary, self.context_length = network, vocabulary, context_length
+        self.training_names = np.sort(np.asarray(training_names, np.int32))
+
+    def sample(self, *args: Any, **settings: Any) -> list[str]:
+        """New names, by the settings of `namemlp.sampling.sample_names` from num_names on."""
+        model = self.network, self.vocabulary, self.context_length
+        return sampling.sample_names(*model, *args, training_names=self.training_names, **settings)
+
+    def log_prob(self, names: Sequence[str]) -> Tensor:
+        """The log-probability of each name with its end, in nats, (names,) float64. Raises: UserError."""
+        return sampling.log_prob(self.network, self.vocabulary, self.context_length, names)
+
+    def seen_in_training(self, names: Sequence[str]) -> list[bool]:  # validation and test included
+        return are_known(names, self.training_names).tolist()
+
+    def next_characters(self, prefix: str = "") -> dict[str, float]:
+        """The probability of each character after a prefix, likeliest first; "" is the end. Raises: UserError."""
+        ids = encode_names([prefix], self.vocabulary, f"prefix {shorten(repr(prefix))}")[:-1]
+        context = np.concatenate([np.zeros(self.context_length, np.int64), ids])[len(ids) :]
+        with eval_mode(self.network):
+            probabilities = self.network(torch.from_numpy(context)[None]).softmax(1)[0]  # (V,)
+        characters = ["", *self.vocabulary.characters[1:]]
+        return {characters[i]: probabilities[i].item() for i in probabilities.argsort(descending=True).tolist()}
+
+
+def load(path: str | Path) -> Model:
+    """The model of a checkpoint: a path, or last or best of the newest run. Raises: UserError: it cannot be used."""
+    return open_model(str(path), ".", "load")[0]
+
+
+def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str) -> tuple[Model, Path, dict[str, Any]]:
+    """A checkpoint's model, path and content. Raises: UserError: it cannot be used."""
+    path, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir or "."), is_fit=False, command=command)
+    hparams = checkpoint["hyper_parameters"]
+    network = build_network(hparams)
+    try:
+        network.load_state_dict({k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items()})
+    except RuntimeError as error:
+        raise UserError(f"{path} does not hold the weights of its model: {shorten(str(error))}") from error
+    names = checkpoint["training_names"].numpy()
+    model = Model(network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], names)
+    return model, path, checkpoint
