@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from namemlp.datamodule import NamesDataModule as NamesDataModule
     from namemlp.errors import UserError as UserError
-    from namemlp.export import load as load
     from namemlp.fast import FusedDDPStrategy as FusedDDPStrategy
     from namemlp.fast import FusedStrategy as FusedStrategy
     from namemlp.module import NameModule as NameModule
     from namemlp.network import NameMLP as NameMLP
+    from namemlp.share import load as load
     from namemlp.vocabulary import Vocabulary as Vocabulary
 
 __version__ = "0.2.0"
@@ -39,7 +39,7 @@ def lazy_exports(package: str, modules: dict[str, str]) -> tuple[Callable[[str],
 
 # Lazily, so that sampling needs no Lightning, and the core works without the wings.
 _MODULES = {"fast": "FusedDDPStrategy FusedStrategy", "network": "NameMLP", "module": "NameModule"}
-_MODULES |= {"export": "load", "datamodule": "NamesDataModule", "errors": "UserError", "vocabulary": "Vocabulary"}
+_MODULES |= {"share": "load", "datamodule": "NamesDataModule", "errors": "UserError", "vocabulary": "Vocabulary"}
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)
 
 

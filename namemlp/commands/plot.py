@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from namemlp import viz
-from namemlp.commands.sample import load_list, write_lines
+from namemlp.commands.sample import write_lines
 from namemlp.errors import UserError
-from namemlp.export import open_model
 from namemlp.runs import is_run_folder, read_curves
+from namemlp.share import load_list, open_model
 from namemlp.windows import ContextDataset
 
 

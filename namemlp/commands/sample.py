@@ -4,12 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from namemlp.corpus import BUNDLED, Splits, make_splits, read_names
 from namemlp.errors import UserError, shorten
-from namemlp.export import open_model
 from namemlp.lists import Constraints
 from namemlp.sampling import sample_names
-from namemlp.vocabulary import Vocabulary
+from namemlp.share import load_list, open_model
 
 LOW_ACCEPTANCE = 0.01  # below which it is said how few draws were accepted
 
@@ -89,24 +87,6 @@ def read_parts(path: str) -> list[str]:
         raise UserError(f"{path}: not valid UTF-8; save the file as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give another --avoid") from error
-
-
-def load_list(checkpoint: dict[str, Any], file: Path, path: str | None) -> tuple[list[str], Splits]:
-    """The list that a checkpoint was trained on, and its splits. Raises: UserError: it is not there, or has changed."""
-    try:
-        saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
-        path = path or saved["path"]
-        settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
-        names = read_names(path, saved["lowercase"])
-        vocabulary = Vocabulary(checkpoint["hyper_parameters"]["vocabulary"])
-        splits = make_splits(names, vocabulary, *settings, path or BUNDLED, saved.get("duplicates", "keep"))
-    except UserError as error:
-        raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{file} does not say how its list was read: {error!r}") from error
-    if splits.sha256 != sha256:
-        raise UserError(f"{path} is not the list that {file} was trained on: give that as --data.path")
-    return names, splits
 
 
 def write_lines(lines: list[str], output: str | None) -> None:  # to a file, or stdout. Raises: UserError

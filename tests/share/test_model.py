@@ -42,7 +42,8 @@ def test_next_characters_are_those_of_the_network(fit):
 
 def test_load_needs_no_lightning(fit):
     fit(5)
-    code = "import namemlp, sys; namemlp.load('last').sample(1); print([n for n in sys.modules if n.startswith('lightning')])"
+    code = "import namemlp, sys; namemlp.load('last').sample(1); "
+    code += "print([name for name in sys.modules if name.startswith('lightning')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

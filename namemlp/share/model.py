@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from namemlp import sampling
-from namemlp.corpus import are_known, encode_names
+from namemlp.corpus import BUNDLED, Splits, are_known, encode_names, make_splits, read_names
 from namemlp.errors import UserError, shorten
 from namemlp.network import build_network, eval_mode
 from namemlp.runs import open_checkpoint
@@ -64,3 +64,21 @@ def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str
     names = checkpoint["training_names"].numpy()
     model = Model(network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], names)
     return model, path, checkpoint
+
+
+def load_list(checkpoint: dict[str, Any], file: Path, path: str | None) -> tuple[list[str], Splits]:
+    """The list that a checkpoint was trained on, and its splits. Raises: UserError: it is not there, or has changed."""
+    try:
+        saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
+        path = path or saved["path"]
+        settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
+        names = read_names(path, saved["lowercase"])
+        vocabulary = Vocabulary(checkpoint["hyper_parameters"]["vocabulary"])
+        splits = make_splits(names, vocabulary, *settings, path or BUNDLED, saved.get("duplicates", "keep"))
+    except UserError as error:
+        raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{file} does not say how its list was read: {error!r}") from error
+    if splits.sha256 != sha256:
+        raise UserError(f"{path} is not the list that {file} was trained on: give that as --data.path")
+    return names, splits

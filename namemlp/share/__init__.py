@@ -1,0 +1,6 @@
+"""A trained model to hand over: in Python without Lightning, and as a page."""
+
+from namemlp import lazy_exports
+
+_MODULES = {"html": "export_html", "model": "Model load load_list open_model"}
+__getattr__, __all__ = lazy_exports(__name__, _MODULES)

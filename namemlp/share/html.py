@@ -1,0 +1,93 @@
+"""A trained model as one HTML page that works without a network, a server or an installation."""
+
+import base64
+import json
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+
+from namemlp.corpus import Splits
+from namemlp.errors import UserError
+from namemlp.lists import evaluate_counting
+from namemlp.network import NameMLP, eval_mode
+from namemlp.share.model import Model
+from namemlp.viz import pca_2d
+
+MAX_FLOAT32 = 10**6  # bytes of weights; larger models have float16 in their page
+MAX_DIFFERENCE, MAX_N = 0.1, 6  # of logits, between page and network; of counted n-grams
+MAX_EXAMPLES = 2**20  # of a list whose losses are computed
+
+
+def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None = None) -> str:
+    """The page of a model, with the losses of its list where that is given. Raises: UserError: it cannot be one."""
+    network = model.network
+    if type(network) is not NameMLP:
+        raise UserError("a page can hold the network mlp only: this checkpoint has another one")
+    tensors = {
+        "embedding": network.embedding.weight, "hidden": network.hidden.weight, "hidden_bias": network.hidden.bias,
+        "output": network.output.weight, "output_bias": network.output.bias,
+    }  # fmt: skip
+    arrays = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    dtype = np.dtype("<f4" if sum(array.nbytes for array in arrays.values()) <= MAX_FLOAT32 else "<f2")
+    with np.errstate(over="ignore"):
+        arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    difference = largest_difference(model, arrays)
+    if not difference <= MAX_DIFFERENCE:
+        raise UserError(f"the logits of a page in {dtype.name} differ by {difference:.3g} from the model's: too much")
+    places, share = pca_2d(tensors["embedding"].detach().float())
+    low, high = places.aminmax(dim=0)
+    places = (places - low) / (high - low).clamp(min=1e-9)  # 0 to 1
+    places[:, 1] = 1 - places[:, 1]  # y counts from the top
+    axes = "" if share is None else f" Two of {network.embedding.embedding_dim} axes, {share:.0%} of the variance."
+    path = checkpoint.get("datamodule_hyper_parameters", {}).get("path")
+    hparams = checkpoint["hyper_parameters"]
+    data = {
+        "characters": model.vocabulary.characters[1:],
+        "context_length": model.context_length,
+        "embedding_dim": hparams["embedding_dim"],
+        "hidden_size": hparams["hidden_size"],
+        "dtype": dtype.name,
+        "weights": {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()},
+        "map": [[i, *map(float, place)] for i, place in enumerate(places.double().numpy().round(4))],
+        "map_text": f"Each letter at its place in the network's embedding.{axes}",
+        "list": "the names that came with the program" if path is None else f"the names of {path}",
+        "card": [*describe(model, checkpoint, splits), ["weights", f"{dtype.name}; logits differ by {difference:.1e}"]],
+    }
+    text = json.dumps(data, separators=(",", ":"))  # ASCII alone
+    for character in "<>&":  # so that nothing in it ends the script
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return (files("namemlp.share") / "page.html").read_text(encoding="utf-8").replace("MODEL_JSON", text)
+
+
+def largest_difference(model: Model, arrays: dict[str, np.ndarray]) -> float:
+    """By how much logits of a page differ at most from the network's, over random contexts."""
+    generator = torch.Generator().manual_seed(0)
+    contexts = torch.randint(len(model.vocabulary), (2048, model.context_length), generator=generator)
+    weights = {name: array.astype(np.float64) for name, array in arrays.items()}
+    embedded = weights["embedding"][contexts.numpy()].reshape(len(contexts), -1)  # (B, T * C)
+    hidden = np.tanh(embedded @ weights["hidden"].T + weights["hidden_bias"])  # (B, H)
+    logits = hidden @ weights["output"].T + weights["output_bias"]  # (B, V)
+    with eval_mode(model.network):
+        return float(np.abs(logits - model.network(contexts).double().numpy()).max())
+
+
+def describe(model: Model, checkpoint: dict[str, Any], splits: Splits | None) -> list[list[str]]:
+    """What a page says about its model: rows of two texts."""
+    hparams = checkpoint["hyper_parameters"]
+    rows = [
+        ["reads", f"the last {model.context_length} letters"],
+        ["parameters", f"{sum(p.numel() for p in model.network.parameters()):,} ({hparams['hidden_size']} units)"],
+        ["trained for", f"{checkpoint['global_step']:,} steps"],
+    ]
+    if splits is not None and len(splits.ids) <= MAX_EXAMPLES:
+        ids = splits.ids[splits.val_start : splits.test_start]
+        loss = -model.log_prob(model.vocabulary.decode_names(ids)).sum().item() / len(ids)
+        counting = min(evaluate_counting(splits, MAX_N, additive_only=True), key=lambda model: model.losses[1])
+        rows += [
+            ["list", f"{splits.num_names:,} names"],
+            ["validation loss", f"{loss:.4f} nats per letter"],
+            [f"counting, {counting.n}-grams", f"{counting.losses[1]:.4f}"],
+        ]
+    return rows
