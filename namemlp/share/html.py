@@ -13,7 +13,7 @@ from namemlp.errors import UserError
 from namemlp.lists import evaluate_counting
 from namemlp.network import NameMLP, eval_mode
 from namemlp.share.model import Model
-from namemlp.viz import pca_2d
+from namemlp.viz import arrange_embedding, character_classes
 
 MAX_FLOAT32 = 10**6  # bytes of weights; larger models have float16 in their page
 MAX_DIFFERENCE, MAX_N = 0.1, 6  # of logits, between page and network; of counted n-grams
@@ -36,11 +36,8 @@ def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None 
     difference = largest_difference(model, arrays)
     if not difference <= MAX_DIFFERENCE:
         raise UserError(f"the logits of a page in {dtype.name} differ by {difference:.3g} from the model's: too much")
-    places, share = pca_2d(tensors["embedding"].detach().float())
-    low, high = places.aminmax(dim=0)
-    places = (places - low) / (high - low).clamp(min=1e-9)  # 0 to 1
-    places[:, 1] = 1 - places[:, 1]  # y counts from the top
-    axes = "" if share is None else f" Two of {network.embedding.embedding_dim} axes, {share:.0%} of the variance."
+    title, shown, places, positions = arrange_embedding(tensors["embedding"], model.vocabulary.characters)
+    kinds = character_classes(shown)
     path = checkpoint.get("datamodule_hyper_parameters", {}).get("path")
     hparams = checkpoint["hyper_parameters"]
     data = {
@@ -50,8 +47,8 @@ def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None 
         "hidden_size": hparams["hidden_size"],
         "dtype": dtype.name,
         "weights": {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()},
-        "map": [[i, *map(float, place)] for i, place in enumerate(places.double().numpy().round(4))],
-        "map_text": f"Each letter at its place in the network's embedding.{axes}",
+        "map": [*zip(range(len(shown)), kinds, places.tolist(), positions.tolist(), strict=True)],
+        "map_title": f"The network's {title}.",
         "list": "the names that came with the program" if path is None else f"the names of {path}",
         "card": [*describe(model, checkpoint, splits), ["weights", f"{dtype.name}; logits differ by {difference:.1e}"]],
     }

@@ -28,20 +28,8 @@ def pca_2d(weights: Tensor) -> tuple[Tensor, float | None]:
 
 def render_embedding(weights: Tensor, characters: str) -> tuple[bytes, tuple[int, int]]:
     """The characters of a vocabulary at the places of their embedding, (V, C) weights, as a PNG and its size."""
-    places, share = pca_2d(weights.detach().float().cpu())
-    title = "embedding"
-    if len(characters) > MAX_CHARACTERS:
-        title += f" of {MAX_CHARACTERS} of {len(characters):,} characters"
-        characters, places = characters[:MAX_CHARACTERS], places[:MAX_CHARACTERS]
-    if share is not None:
-        title += f": 2 of {weights.shape[1]} principal axes, {share:.0%} of the variance"
+    title, characters, places, positions = arrange_embedding(weights, characters)
     labels, fonts, boxes, width = measure_labels(characters)
-    low, high = places.aminmax(dim=0)
-    places = (places - low) / (high - low).clamp(min=1e-9)  # 0 to 1
-    places[:, 1] = 1 - places[:, 1]  # a picture's rows count from the top
-    margin = max(MARGIN, np.abs(boxes).max() + 6)
-    places = (places * (width - 2 * margin) + margin).round().int().numpy()
-    positions = place_labels(places, boxes, width)
     image, encoded = Image.new("RGB", (width, width + 2 * TOP), "white"), io.BytesIO()
     canvas, small = ImageDraw.Draw(image), load_font(FONT, SMALL)
     canvas.rectangle((4, TOP, width - 5, TOP + width - 1), outline="#bbbbbb")
@@ -60,6 +48,24 @@ def render_embedding(weights: Tensor, characters: str) -> tuple[bytes, tuple[int
         canvas.text((width * (i + 0.5) / len(legend), width + 1.5 * TOP), kind, COLORS[kind], small, "mm")
     image.save(encoded, "PNG", compress_level=1)
     return encoded.getvalue(), image.size
+
+
+def arrange_embedding(weights: Tensor, characters: str) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """A title, the characters that are shown, and where: their places and those of their labels in pixels, (V, 2)."""
+    places, share = pca_2d(weights.detach().float().cpu())
+    title = "embedding"
+    if len(characters) > MAX_CHARACTERS:
+        title += f" of {MAX_CHARACTERS} of {len(characters):,} characters"
+        characters, places = characters[:MAX_CHARACTERS], places[:MAX_CHARACTERS]
+    if share is not None:
+        title += f": 2 of {weights.shape[1]} principal axes, {share:.0%} of the variance"
+    _, _, boxes, width = measure_labels(characters)
+    low, high = places.aminmax(dim=0)
+    places = (places - low) / (high - low).clamp(min=1e-9)  # 0 to 1
+    places[:, 1] = 1 - places[:, 1]  # a picture's rows count from the top
+    margin = max(MARGIN, np.abs(boxes).max() + 6)
+    places = (places * (width - 2 * margin) + margin).round().int().numpy()
+    return title, characters, places, place_labels(places, boxes, width)
 
 
 def render_saturation(is_saturated: Tensor) -> tuple[bytes, tuple[int, int]]:
