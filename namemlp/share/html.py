@@ -3,6 +3,7 @@
 import base64
 import json
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None 
         "weights": {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()},
         "map": [*zip(range(len(shown)), kinds, places.tolist(), positions.tolist(), strict=True)],
         "map_title": f"The network's {title}.",
-        "list": "the names that came with the program" if path is None else f"the names of {path}",
+        "list": "a list of given names" if path is None else f"the names of {PurePath(path).name}",
         "card": [*describe(model, checkpoint, splits), ["weights", f"{dtype.name}; logits differ by {difference:.1e}"]],
     }
     text = json.dumps(data, separators=(",", ":"))  # ASCII alone

@@ -102,6 +102,8 @@ def test_a_page_asks_nothing_of_the_network_and_holds_no_list(export):
     assert not re.search(r"\bsrc=|\bhref=|fetch\(|XMLHttpRequest|import |innerHTML|url\(", page)
     assert set(re.findall(r"https?://[^\"']*", page)) == {"http://www.w3.org/2000/svg"}
     assert page.isascii() or "␣" in page
+    assert "has read ${model.list}" in page
+    assert '"list":"the names of names.txt"' in page  # and no folder
     assert not [name for name in set(SMALL_LIST) if len(name) > 3 and name in page]
 
 
