@@ -84,6 +84,8 @@ class FullCLI(NameCLI):
         run.add_argument("--allow_changes", type=bool, default=False, help=text)
         text = "name of the run in TensorBoard; its folder is lightning_logs/NAME/version_N"
         run.add_argument("--name", type=str | None, help=text)
+        text = "start from the weights of this checkpoint: a path, last or best; another list may have other characters"
+        run.add_argument("--init_from", type=str | None, help=text)
         text = "also show what counting gets, an n-gram model of the same split"
         run.add_argument("--baseline", type=bool, default=True, help=text)
         text = "seed of the order of the training examples and of all else that is random but the initial weights"
@@ -147,6 +149,11 @@ class FullCLI(NameCLI):
         except Exception as error:  # of a class that the settings name
             raise UserError(f"the settings cannot be used: {shorten(str(error.__cause__ or error))}") from error
         if self.ckpt_path is None:
+            if self.subcommand == "fit" and settings.init_from is not None:
+                root = Path(settings.trainer.default_root_dir or ".")
+                sentence = runs.copy_weights(self.model, settings.init_from, root)
+                if self.trainer.is_global_zero:
+                    logging.getLogger(__name__).info(sentence)
             return
         path, checkpoint, is_fit = self.ckpt_path, self.checkpoint, self.subcommand == "fit"
         given = {**settings.as_dict(), "trainer": runs.trainer_settings(self.trainer)}

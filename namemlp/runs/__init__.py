@@ -9,5 +9,6 @@ _MODULES = {
     "logger": "RunLogger log_hparams make_run_logger",
     "reading": "check_checkpoint hparams_from_checkpoint open_checkpoint read_checkpoint trainer_settings",
     "resume_checks": "check_resume flatten is_finished",
+    "warm_start": "copy_weights",
 }
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)
