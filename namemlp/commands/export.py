@@ -4,34 +4,41 @@ from pathlib import Path
 from typing import Literal
 
 from namemlp.errors import UserError
-from namemlp.share import export_html, load_list, open_model
+from namemlp.share import export_folder, export_html, export_onnx, load_list, open_model
+
+OUTPUTS = {"html": "names.html", "folder": "names", "onnx": "names.onnx"}
 
 
 def export(
     ckpt_path: str | None = None,
-    to: Literal["html"] = "html",
+    to: Literal["html", "folder", "onnx"] = "html",
     output: str | None = None,
     path: str | None = None,
     default_root_dir: str | None = None,
 ) -> None:
-    """Write a model to a file that needs neither this program nor an installation.
+    """Write a model in a form that does not need this program.
 
     Args:
         ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
-        to: html: one page that draws names, for any browser
-        output: file to write; null: names.html
+        to: html: a page that draws names in any browser; folder: safetensors, config.json, a model card and a script;
+            onnx: a file for ONNX Runtime
+        output: file or folder to write; null: names.html, names, names.onnx
     """
     model, file, checkpoint = open_model(ckpt_path, default_root_dir, "export")
     try:
         splits = load_list(checkpoint, file, path)[1]
-    except UserError:  # the list is not needed; with it the page shows losses
+    except UserError:  # the list is not needed; with it page and card show losses
         if path is not None:
             raise
         splits = None
-    target = Path(output or "names.html")
-    text = export_html(model, checkpoint, splits)
+    target = Path(output or OUTPUTS[to])
     try:
-        target.write_text(text, encoding="utf-8")
+        if to == "html":
+            target.write_text(export_html(model, checkpoint, splits), encoding="utf-8")
+        elif to == "folder":
+            export_folder(model, checkpoint, splits, target)
+        else:
+            export_onnx(model, target)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror}): give another --output") from error
-    print(f"{target} ({len(text) / 1e3:,.0f} kB): open it in a browser")
+    print(target)

@@ -23,7 +23,7 @@ SUBCOMMANDS = {
     "plot": "Plot the losses of a checkpoint's run, and which characters its model expects after which.",
     "baseline": "Show what counting gets on a list: n-gram models of three kinds.",
     "describe": "Show what is in a list, and what to set for it.",
-    "export": "Write a model to a page that draws names in any browser.",
+    "export": "Write a model as a page that draws names in any browser, as a folder, or as an ONNX file.",
 }
 NO_LIGHTNING = ("sample", "plot", "baseline", "describe", "export")  # which start in half the time
 ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint

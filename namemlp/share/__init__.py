@@ -2,5 +2,10 @@
 
 from namemlp import lazy_exports
 
-_MODULES = {"html": "export_html", "model": "Model load load_list open_model"}
+_MODULES = {
+    "folder": "export_folder",
+    "html": "export_html",
+    "onnx": "export_onnx",
+    "model": "Model load load_list open_model",
+}
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)

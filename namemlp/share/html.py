@@ -11,21 +11,18 @@ import torch
 
 from namemlp.corpus import Splits
 from namemlp.errors import UserError
-from namemlp.lists import evaluate_counting
-from namemlp.network import NameMLP, eval_mode
-from namemlp.share.model import Model
+from namemlp.network import eval_mode
+from namemlp.share.model import Model, check_mlp, compare_losses
 from namemlp.viz import arrange_embedding, character_classes
 
 MAX_FLOAT32 = 10**6  # bytes of weights; larger models have float16 in their page
-MAX_DIFFERENCE, MAX_N = 0.1, 6  # of logits, between page and network; of counted n-grams
-MAX_EXAMPLES = 2**20  # of a list whose losses are computed
+MAX_DIFFERENCE = 0.1  # of logits, between page and network
 
 
 def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None = None) -> str:
     """The page of a model, with the losses of its list where that is given. Raises: UserError: it cannot be one."""
     network = model.network
-    if type(network) is not NameMLP:
-        raise UserError("a page can hold the network mlp only: this checkpoint has another one")
+    check_mlp(model)
     tensors = {
         "embedding": network.embedding.weight, "hidden": network.hidden.weight, "hidden_bias": network.hidden.bias,
         "output": network.output.weight, "output_bias": network.output.bias,
@@ -79,13 +76,8 @@ def describe(model: Model, checkpoint: dict[str, Any], splits: Splits | None) ->
         ["parameters", f"{sum(p.numel() for p in model.network.parameters()):,} ({hparams['hidden_size']} units)"],
         ["trained for", f"{checkpoint['global_step']:,} steps"],
     ]
-    if splits is not None and len(splits.ids) <= MAX_EXAMPLES:
-        ids = splits.ids[splits.val_start : splits.test_start]
-        loss = -model.log_prob(model.vocabulary.decode_names(ids)).sum().item() / len(ids)
-        counting = min(evaluate_counting(splits, MAX_N, additive_only=True), key=lambda model: model.losses[1])
-        rows += [
-            ["list", f"{splits.num_names:,} names"],
-            ["validation loss", f"{loss:.4f} nats per letter"],
-            [f"counting, {counting.n}-grams", f"{counting.losses[1]:.4f}"],
-        ]
+    if splits is not None and (compared := compare_losses(model, splits)):
+        rows.append(["list", f"{splits.num_names:,} names"])
+        (_, ours), (counting, theirs) = compared.items()
+        rows += [["validation loss", f"{ours[1]:.4f} nats per letter"], [counting, f"{theirs[1]:.4f}"]]
     return rows

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from namemlp import sampling
 from namemlp.corpus import BUNDLED, Splits, are_known, encode_names, make_splits, read_names
 from namemlp.errors import UserError, shorten
-from namemlp.network import build_network, eval_mode
+from namemlp.lists import evaluate_counting
+from namemlp.network import NameMLP, build_network, eval_mode
 from namemlp.runs import open_checkpoint
 from namemlp.vocabulary import Vocabulary
+
+MAX_EXAMPLES, MAX_N = 2**20, 6  # of a list whose losses are computed; of counted n-grams
 
 
 class Model:
@@ -64,6 +67,22 @@ def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str
     names = checkpoint["training_names"].numpy()
     model = Model(network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], names)
     return model, path, checkpoint
+
+
+def check_mlp(model: Model) -> None:
+    """Raises: UserError: the network is another one than mlp, which is not known outside of this package."""
+    if type(model.network) is not NameMLP:
+        raise UserError("export knows the network mlp only: this checkpoint has another one")
+
+
+def compare_losses(model: Model, splits: Splits) -> dict[str, list[float]]:
+    """The mean losses of train, val and test by the model and by counting; nothing where the list is long."""
+    if len(splits.ids) > MAX_EXAMPLES:
+        return {}
+    parts = np.split(splits.ids, [splits.val_start, splits.test_start])
+    losses = [-model.log_prob(model.vocabulary.decode_names(ids)).sum().item() / len(ids) for ids in parts]
+    counting = min(evaluate_counting(splits, MAX_N, additive_only=True), key=lambda model: model.losses[1])
+    return {"this model": losses, f"counting ({counting.n}-gram)": [*counting.losses]}
 
 
 def load_list(checkpoint: dict[str, Any], file: Path, path: str | None) -> tuple[list[str], Splits]:
