@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from namemlp.fast import FusedStrategy as FusedStrategy
     from namemlp.module import NameModule as NameModule
     from namemlp.network import NameMLP as NameMLP
+    from namemlp.share import export as export
     from namemlp.share import load as load
     from namemlp.vocabulary import Vocabulary as Vocabulary
 
@@ -39,7 +40,7 @@ def lazy_exports(package: str, modules: dict[str, str]) -> tuple[Callable[[str],
 
 # Lazily, so that sampling needs no Lightning, and the core works without the wings.
 _MODULES = {"fast": "FusedDDPStrategy FusedStrategy", "network": "NameMLP", "module": "NameModule"}
-_MODULES |= {"share": "load", "datamodule": "NamesDataModule", "errors": "UserError", "vocabulary": "Vocabulary"}
+_MODULES |= {"share": "export load", "datamodule": "NamesDataModule", "errors": "UserError", "vocabulary": "Vocabulary"}
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)
 
 

@@ -1,12 +1,9 @@
 """`namemlp export`: a model to hand over, without Lightning."""
 
-from pathlib import Path
 from typing import Literal
 
+from namemlp import share
 from namemlp.errors import UserError
-from namemlp.share import export_folder, export_html, export_onnx, load_list, open_model
-
-OUTPUTS = {"html": "names.html", "folder": "names", "onnx": "names.onnx"}
 
 
 def export(
@@ -24,21 +21,11 @@ def export(
             onnx: a file for ONNX Runtime
         output: file or folder to write; null: names.html, names, names.onnx
     """
-    model, file, checkpoint = open_model(ckpt_path, default_root_dir, "export")
+    model, file, checkpoint = share.open_model(ckpt_path, default_root_dir, "export")
     try:
-        splits = load_list(checkpoint, file, path)[1]
+        splits = share.load_list(checkpoint, file, path)[1]
     except UserError:  # the list is not needed; with it page and card show losses
         if path is not None:
             raise
         splits = None
-    target = Path(output or OUTPUTS[to])
-    try:
-        if to == "html":
-            target.write_text(export_html(model, checkpoint, splits), encoding="utf-8")
-        elif to == "folder":
-            export_folder(model, checkpoint, splits, target)
-        else:
-            export_onnx(model, target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror}): give another --output") from error
-    print(target)
+    print(share.export(model, to, output, splits))

@@ -1,11 +1,6 @@
-"""A trained model to hand over: in Python without Lightning, and as a page."""
+"""A trained model to hand over: in Python without Lightning, as a page, a folder or an ONNX file."""
 
 from namemlp import lazy_exports
 
-_MODULES = {
-    "folder": "export_folder",
-    "html": "export_html",
-    "onnx": "export_onnx",
-    "model": "Model load load_list open_model",
-}
+_MODULES = {"model": "Model load load_list open_model", "write": "export"}
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)

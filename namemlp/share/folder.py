@@ -4,7 +4,6 @@ import json
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Any
 
 from namemlp.corpus import Splits
 from namemlp.errors import UserError
@@ -13,7 +12,7 @@ from namemlp.share.model import Model, check_mlp, compare_losses
 FORMAT_VERSION, NUM_SAMPLES, SEED = 1, 20, 1
 
 
-def export_folder(model: Model, checkpoint: dict[str, Any], splits: Splits | None, folder: Path) -> None:
+def export_folder(model: Model, splits: Splits | None, folder: Path) -> None:
     """Write model.safetensors, config.json, README.md and model.py. Raises: UserError: a package is missing."""
     check_mlp(model)
     try:
@@ -23,33 +22,32 @@ def export_folder(model: Model, checkpoint: dict[str, Any], splits: Splits | Non
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().float().contiguous() for name, p in model.network.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-    hparams = checkpoint["hyper_parameters"]
+    network = model.network
     config = {"format_version": FORMAT_VERSION, "network": "mlp", "vocabulary": ["", *str(model.vocabulary)[1:]]}
-    config |= {name: hparams[name] for name in ("context_length", "embedding_dim", "hidden_size")}
+    config |= {"context_length": model.context_length, "embedding_dim": network.embedding.embedding_dim}
+    config["hidden_size"] = network.hidden.out_features
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     script = (files("namemlp.share") / "standalone.py").read_text(encoding="utf-8")
     (folder / "model.py").write_text(script, encoding="utf-8")
-    (folder / "README.md").write_text(describe(model, checkpoint, splits), encoding="utf-8")
+    (folder / "README.md").write_text(describe(model, splits), encoding="utf-8")
 
 
-def describe(model: Model, checkpoint: dict[str, Any], splits: Splits | None) -> str:
+def describe(model: Model, splits: Splits | None) -> str:
     """The model card."""
-    hparams, data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})
-    path = data.get("path")
-    source = "namemlp's bundled list of given names" if path is None else PurePath(path).name
-    sha256 = checkpoint.get("NamesDataModule", {}).get("sha256", "not known")
-    optimizer = hparams["optimizer"] or {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
-    settings = {
-        "parameters": f"{sum(p.numel() for p in model.network.parameters()):,}",
-        "context": f"{model.context_length} characters",
-        "list": source,
-        "SHA-256 of its names": f"`{sha256}`",
-        "split": f"{list(data.get('split', ()))}, {data.get('shuffles')} shuffles, seed {data.get('split_seed')}, "
-        f"repeated names: {data.get('duplicates', 'keep')}",
-        "training": f"{checkpoint['global_step']:,} steps of {data.get('batch_size')}, seed {data.get('seed')}",
-        "optimizer": f"`{json.dumps(optimizer)}`",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("namemlp", "torch", "lightning")),
-    }
+    size = sum(p.numel() for p in model.network.parameters())
+    settings = {"parameters": f"{size:,}", "context": f"{model.context_length} characters"}
+    if checkpoint := model.checkpoint:
+        data = checkpoint.get("datamodule_hyper_parameters", {})
+        path, optimizer = data.get("path"), checkpoint["hyper_parameters"]["optimizer"]
+        settings |= {
+            "list": "namemlp's bundled list of given names" if path is None else PurePath(path).name,
+            "SHA-256 of its names": f"`{checkpoint.get('NamesDataModule', {}).get('sha256')}`",
+            "split": f"{list(data.get('split', ()))}, {data.get('shuffles')} shuffles, seed {data.get('split_seed')}, "
+            f"repeated names: {data.get('duplicates', 'keep')}",
+            "training": f"{checkpoint['global_step']:,} steps of {data.get('batch_size')}, seed {data.get('seed')}",
+            "optimizer": f"`{json.dumps(optimizer)}`",
+        }
+    settings["versions"] = ", ".join(f"{name} {version(name)}" for name in ("namemlp", "torch", "lightning"))
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     names = "\n".join(f"- {escape(name)}" for name in model.sample(NUM_SAMPLES, seed=SEED))
     losses = ""
@@ -68,9 +66,9 @@ tags:
 
 # A model of names
 
-It reads the last {model.context_length} characters of a name and predicts the next one (Bengio et al. 2003), trained with
-namemlp. `python model.py 20 1` prints twenty names with torch and safetensors alone;
-`config.json` has the character of each id.
+It reads the last {model.context_length} characters of a name and predicts the next one (Bengio et al. 2003); trained by
+namemlp. `python model.py 20 1` prints twenty names with torch and safetensors alone; `config.json` has the character of
+each id.
 
 | | |
 | --- | --- |
@@ -82,8 +80,8 @@ namemlp. `python model.py 20 1` prints twenty names with torch and safetensors a
 
 ## Use
 
-The names are made up, but may be those of people, also of people in the list; do not take them for anybody's. What a list
-leaves out, its model does not know: its names stand for the people of the list and for nobody else.
+The names are made up, but may be those of people, also of people in the list; do not take them for anybody's. The names
+stand for the people of the list and for nobody else.
 """
 
 

@@ -4,7 +4,6 @@ import base64
 import json
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ MAX_FLOAT32 = 10**6  # bytes of weights; larger models have float16 in their pag
 MAX_DIFFERENCE = 0.1  # of logits, between page and network
 
 
-def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None = None) -> str:
+def export_html(model: Model, splits: Splits | None = None) -> str:
     """The page of a model, with the losses of its list where that is given. Raises: UserError: it cannot be one."""
     network = model.network
     check_mlp(model)
@@ -36,19 +35,18 @@ def export_html(model: Model, checkpoint: dict[str, Any], splits: Splits | None 
         raise UserError(f"the logits of a page in {dtype.name} differ by {difference:.3g} from the model's: too much")
     title, shown, places, positions = arrange_embedding(tensors["embedding"], model.vocabulary.characters)
     kinds = character_classes(shown)
-    path = checkpoint.get("datamodule_hyper_parameters", {}).get("path")
-    hparams = checkpoint["hyper_parameters"]
+    path = model.checkpoint.get("datamodule_hyper_parameters", {}).get("path")
     data = {
         "characters": model.vocabulary.characters[1:],
         "context_length": model.context_length,
-        "embedding_dim": hparams["embedding_dim"],
-        "hidden_size": hparams["hidden_size"],
+        "embedding_dim": network.embedding.embedding_dim,
+        "hidden_size": network.hidden.out_features,
         "dtype": dtype.name,
         "weights": {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()},
         "map": [*zip(range(len(shown)), kinds, places.tolist(), positions.tolist(), strict=True)],
         "map_title": f"The network's {title}.",
         "list": "a list of given names" if path is None else f"the names of {PurePath(path).name}",
-        "card": [*describe(model, checkpoint, splits), ["weights", f"{dtype.name}; logits differ by {difference:.1e}"]],
+        "card": [*describe(model, splits), ["weights", f"{dtype.name}; logits differ by {difference:.1e}"]],
     }
     text = json.dumps(data, separators=(",", ":"))  # ASCII alone
     for character in "<>&":  # so that nothing in it ends the script
@@ -68,14 +66,12 @@ def largest_difference(model: Model, arrays: dict[str, np.ndarray]) -> float:
         return float(np.abs(logits - model.network(contexts).double().numpy()).max())
 
 
-def describe(model: Model, checkpoint: dict[str, Any], splits: Splits | None) -> list[list[str]]:
+def describe(model: Model, splits: Splits | None) -> list[list[str]]:
     """What a page says about its model: rows of two texts."""
-    hparams = checkpoint["hyper_parameters"]
-    rows = [
-        ["reads", f"the last {model.context_length} letters"],
-        ["parameters", f"{sum(p.numel() for p in model.network.parameters()):,} ({hparams['hidden_size']} units)"],
-        ["trained for", f"{checkpoint['global_step']:,} steps"],
-    ]
+    size = f"{sum(p.numel() for p in model.network.parameters()):,} ({model.network.hidden.out_features} units)"
+    rows = [["reads", f"the last {model.context_length} letters"], ["parameters", size]]
+    if "global_step" in model.checkpoint:
+        rows.append(["trained for", f"{model.checkpoint['global_step']:,} steps"])
     if splits is not None and (compared := compare_losses(model, splits)):
         rows.append(["list", f"{splits.num_names:,} names"])
         (_, ours), (counting, theirs) = compared.items()

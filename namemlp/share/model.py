@@ -23,10 +23,16 @@ class Model:
     """A network, (B, T) ids -> (B, V) logits, with its vocabulary and the hashes of the names it was trained on."""
 
     def __init__(
-        self, network: nn.Module, vocabulary: Vocabulary, context_length: int, training_names: Any = ()
+        self,
+        network: nn.Module,
+        vocabulary: Vocabulary,
+        context_length: int,
+        training_names: Any = (),
+        checkpoint: dict[str, Any] | None = None,
     ) -> None:
         self.network, self.vocabulary, self.context_length = network, vocabulary, context_length
         self.training_names = np.sort(np.asarray(training_names, np.int32))
+        self.checkpoint = checkpoint or {}  # its content, which says how the model was trained
 
     def sample(self, *args: Any, **settings: Any) -> list[str]:
         """New names, by the settings of `namemlp.sampling.sample_names` from num_names on."""
@@ -65,7 +71,7 @@ def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str
     except RuntimeError as error:
         raise UserError(f"{path} does not hold the weights of its model: {shorten(str(error))}") from error
     names = checkpoint["training_names"].numpy()
-    model = Model(network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], names)
+    model = Model(network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], names, checkpoint)
     return model, path, checkpoint
 
 

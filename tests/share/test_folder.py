@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import namemlp as package
+from namemlp.share import Model
 
 ALONE = """
 import runpy, sys
@@ -63,6 +64,22 @@ def test_model_card_says_what_the_model_is(export):
     assert "| counting (" in card
     for name in model.sample(20, seed=1):
         assert name.replace("-", "\\-") in card
+
+
+def test_export_in_python_is_the_command(export, namemlp):
+    path, model = export("html")
+    page = Path(path).read_text(encoding="utf-8")
+    data = package.NamesDataModule("names.txt")
+    assert package.export(model, output="again.html", splits=data.splits) == Path("again.html")
+    assert Path("again.html").read_text(encoding="utf-8") == page
+    module = package.NameModule("..ab", hidden_size=4)
+    untrained = Model(module.network, module.vocabulary, 3)
+    assert package.export(untrained, to="folder", output="untrained").is_dir()
+    with pytest.raises(package.UserError, match="to is 'pdf': it must be html, folder or onnx"):
+        package.export(untrained, to="pdf")
+    other = Model(torch.nn.Identity(), module.vocabulary, 3)
+    with pytest.raises(package.UserError, match="export knows the network mlp only"):
+        package.export(other)
 
 
 def test_onnx_file_has_the_logits_and_the_vocabulary(export):

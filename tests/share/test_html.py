@@ -117,7 +117,7 @@ def test_export_without_the_list_and_errors(fit, namemlp):
     Path("folder").mkdir()
     for args, sentence in {
         ("--output=folder",): "folder cannot be written (Is a directory): give another --output",
-        ("--to=onxx",): "invalid value onxx for to (see --help)",
+        ("--to=onxx",): "invalid value onxx for to (see --help); did you mean onnx?",
         ("--data.path=none.txt",): "none.txt: no such file; data.path takes a list of names, one per line: give the "
         "list that lightning_logs/version_0/checkpoints/last.ckpt was trained on as --data.path",
     }.items():
