@@ -1,6 +1,7 @@
 """`namemlp sample`: new names, without Lightning."""
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def sample(
     """Print names, one per line.
 
     Args:
-        ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
+        ckpt_path: the model: a path, or last or best: that checkpoint of the newest run; null: the bundled model
         output: file to write the names to instead
         scores: append each name's log-probability (in nats, at temperature 1), tab-separated
         by_probability: likeliest names first
@@ -42,6 +43,9 @@ def sample(
         apart: edit distance that a name keeps from all names that the model was trained on; 1: the same as novel
         settings: as of `sample_names`
     """
+    if ckpt_path is None:
+        print("sampling the bundled model; your own: --ckpt_path last", file=sys.stderr)
+        ckpt_path = str(files("namemlp") / "names.ckpt")
     model, file, checkpoint = open_model(ckpt_path, default_root_dir, "sample")
     network, vocabulary, context_length = model.network, model.vocabulary, model.context_length
     for name, text in dict(suffix=suffix, contains=contains).items():

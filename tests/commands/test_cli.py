@@ -626,3 +626,9 @@ def test_wheel_works_outside_the_project(tmp_path, monkeypatch):
     assert run.stdout.startswith(str(tmp_path / "site" / "namemlp"))
     assert "32,178 names" in run.stdout
     assert (tmp_path / LAST.format(0)).is_file()
+    code = "import sys; sys.argv[1:] = ['sample', '--num_names=3']; from namemlp.__main__ import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert len(run.stdout.splitlines()) == 3  # of the model in the wheel
+    code = "import sys; sys.argv[1:] = ['export', '--ckpt_path=last']; from namemlp.__main__ import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (tmp_path / "names.html").is_file(), run.stderr

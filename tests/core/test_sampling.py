@@ -3,12 +3,14 @@
 import copy
 import shutil
 from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 
-from namemlp import NameModule, UserError, sampling
+from namemlp import NameModule, NamesDataModule, UserError, sampling
+from namemlp.corpus import read_names
 from tests.helpers import SMALL_LIST
 from tests.processes import Command
 
@@ -290,7 +292,6 @@ def test_weights_of_another_model_are_an_error(fit, namemlp, command):
 def test_mistakes_on_the_command_line_are_one_line_errors(fit, namemlp):
     fit(5)
     for args, message in {
-        (): "sample needs a checkpoint: --ckpt_path last, or the path of one",
         ("--ckpt_path=none.ckpt",): "--ckpt_path none.ckpt: no such file; give a .ckpt file, or last for the newest "
         "run's last one",
         ("--ckpt_path=last", "--output=no/where.txt"): "no/where.txt cannot be written (No such file or directory): "
@@ -300,6 +301,21 @@ def test_mistakes_on_the_command_line_are_one_line_errors(fit, namemlp):
     }.items():
         result = namemlp("sample", *args)
         assert (result.code, result.out, result.err) == (2, "", f"namemlp: error: {message}\n")
+
+
+def test_without_a_checkpoint_the_bundled_model_is_sampled(namemlp):
+    result = namemlp("sample", "--num_names=50", "--seed=1", "--novel")
+    assert (result.code, result.err) == (0, "sampling the bundled model; your own: --ckpt_path last\n")
+    names = result.out.splitlines()
+    assert len(names) == 50
+    assert not set(names) & set(read_names())
+    path = files("namemlp") / "names.ckpt"
+    assert path.stat().st_size <= 200_000
+    data = NamesDataModule(context_length=6)
+    data.setup("fit")
+    model = NameModule.load_from_checkpoint(path)
+    assert model.evaluate(data.val_dataloader())["loss"] == pytest.approx(2.0286, abs=1e-3)
+    assert namemlp("sample", "--apart=2", "--num_names=5", "--seed=1").code == 0  # it finds its list
 
 
 def test_top_k_1_gives_one_name_only():
