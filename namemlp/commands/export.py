@@ -10,6 +10,7 @@ def export(
     ckpt_path: str | None = None,
     to: Literal["html", "folder", "onnx"] = "html",
     output: str | None = None,
+    with_known_names: bool = False,
     path: str | None = None,
     default_root_dir: str | None = None,
 ) -> None:
@@ -20,6 +21,7 @@ def export(
         to: html: a page that draws names in any browser; folder: safetensors, config.json, a model card and a script;
             onnx: a file for ONNX Runtime
         output: file or folder to write; null: names.html, names, names.onnx
+        with_known_names: have the page hold the hashes of the list's names, so that it can leave these out
     """
     model, file, checkpoint = share.open_model(ckpt_path, default_root_dir, "export")
     try:
@@ -28,4 +30,4 @@ def export(
         if path is not None:
             raise
         splits = None
-    print(share.export(model, to, output, splits))
+    print(share.export(model, to, output, splits, with_known_names))

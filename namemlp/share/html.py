@@ -18,7 +18,7 @@ MAX_FLOAT32 = 10**6  # bytes of weights; larger models have float16 in their pag
 MAX_DIFFERENCE = 0.1  # of logits, between page and network
 
 
-def export_html(model: Model, splits: Splits | None = None) -> str:
+def export_html(model: Model, splits: Splits | None = None, with_known_names: bool = False) -> str:
     """The page of a model, with the losses of its list where that is given. Raises: UserError: it cannot be one."""
     network = model.network
     check_mlp(model)
@@ -48,6 +48,8 @@ def export_html(model: Model, splits: Splits | None = None) -> str:
         "list": "a list of given names" if path is None else f"the names of {PurePath(path).name}",
         "card": [*describe(model, splits), ["weights", f"{dtype.name}; logits differ by {difference:.1e}"]],
     }
+    if with_known_names:  # their hashes
+        data["known_names"] = base64.b64encode(model.training_names.astype("<i4").tobytes()).decode()
     text = json.dumps(data, separators=(",", ":"))  # ASCII alone
     for character in "<>&":  # so that nothing in it ends the script
         text = text.replace(character, f"\\u{ord(character):04x}")

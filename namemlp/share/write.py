@@ -18,6 +18,7 @@ def export(
     to: Literal["html", "folder", "onnx"] = "html",
     output: str | Path | None = None,
     splits: Splits | None = None,
+    with_known_names: bool = False,
 ) -> Path:
     """Write a model as a page, a folder or an ONNX file, and return its path.
 
@@ -26,6 +27,7 @@ def export(
         to: html, folder or onnx
         output: null: names.html, names or names.onnx
         splits: of the model's list, `NamesDataModule.splits`, for the losses that page and model card show
+        with_known_names: have the page hold the hashes of the list's names, so that it can leave these out
 
     Raises: UserError: the network is not mlp, a package is missing, or nothing can be written there.
     """
@@ -34,7 +36,7 @@ def export(
     target = Path(output or OUTPUTS[to])
     try:
         if to == "html":
-            target.write_text(export_html(model, splits), encoding="utf-8")
+            target.write_text(export_html(model, splits, with_known_names), encoding="utf-8")
         elif to == "folder":
             export_folder(model, splits, target)
         else:

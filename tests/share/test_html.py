@@ -67,6 +67,22 @@ def test_log_probabilities_and_samples(export):
 
 
 @needs_browser
+def test_known_names_are_left_out_where_the_page_has_their_hashes(export, namemlp):
+    page, _ = export("--optimizer.lr=0.3", steps=400)
+    assert 'known_names":' not in page
+    namemlp("export", "--ckpt_path=last", "--with_known_names")
+    page = Path("names.html").read_text(encoding="utf-8")
+    expression = f"[{json.dumps([*SMALL_LIST[:10], 'nobody'])}.map(isKnown), sample(200, '', 1, 0, 1), "
+    (is_known, names, novel), _ = in_browser(page, expression + "sample(200, '', 1, 0, 1, true)]")
+    assert is_known == [*[True] * 10, False]
+    assert set(names) & set(SMALL_LIST)
+    assert not set(novel) & set(SMALL_LIST)
+    hopeless = page.replace('value="1"', 'value="0.05"')  # the temperature
+    _, shown = in_browser(hopeless, "1")
+    assert re.search('id="draw_error"[^>]*>Only \\d+ such names came<', shown)
+
+
+@needs_browser
 def test_frequencies_are_those_of_the_network(export):
     page, model = export()
     names, _ = in_browser(page, "sample(4000, '', 1.5, 0, 3)")
