@@ -25,7 +25,6 @@ class PipeOutput(io.FileIO):
 
 def run_with_trainer() -> None:
     """Run a subcommand that needs Lightning."""
-    gc.disable()  # imports make much that stays and little garbage
     import torch
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -68,6 +67,7 @@ def main() -> None:
     """The console script: run the subcommand that the command line names."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    gc.disable()  # until all is imported, which makes much that stays and little garbage
     try:
         from namemlp.commands.parser import NO_LIGHTNING, run_command
 

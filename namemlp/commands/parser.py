@@ -1,6 +1,7 @@
 """How the command line is parsed: errors are one sentence, and settings name only classes that training needs."""
 
 import difflib
+import gc
 import importlib
 import re
 import sys
@@ -145,6 +146,8 @@ def run_command(command: str, *arguments: str) -> None:
     """Call the function of a subcommand that needs no Lightning: its arguments are the options."""
     restrict_imports()
     function = getattr(importlib.import_module(f"namemlp.commands.{command}"), command)
+    gc.freeze()  # what is imported stays
+    gc.enable()
     parser = OneLineErrorParser(prog=f"namemlp {command}", description=SUBCOMMANDS[command])
     names = {option: option.split(".")[-1] for option in COMMON_OPTIONS}
     parser.add_function_arguments(function, as_group=False, skip={*names.values()})

@@ -1,12 +1,15 @@
 """A trained model as a folder for developers: weights and settings in standard forms, a model card, and a script."""
 
 import json
+import shlex
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path, PurePath
+from typing import Any
 
 from namemlp.corpus import Splits
 from namemlp.errors import UserError
+from namemlp.runs import flatten, hparams_from_checkpoint
 from namemlp.share.model import Model, check_mlp, compare_losses
 
 FORMAT_VERSION, NUM_SAMPLES, SEED = 1, 20, 1
@@ -47,6 +50,7 @@ def describe(model: Model, splits: Splits | None) -> str:
             "training": f"{checkpoint['global_step']:,} steps of {data.get('batch_size')}, seed {data.get('seed')}",
             "optimizer": f"`{json.dumps(optimizer)}`",
         }
+        settings["command"] = f"`{fit_command(checkpoint)}`"
     settings["versions"] = ", ".join(f"{name} {version(name)}" for name in ("namemlp", "torch", "lightning"))
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     names = "\n".join(f"- {escape(name)}" for name in model.sample(NUM_SAMPLES, seed=SEED))
@@ -83,6 +87,21 @@ each id.
 The names are made up, but may be those of people, also of people in the list; do not take them for anybody's. The names
 stand for the people of the list and for nobody else.
 """
+
+
+def fit_command(checkpoint: dict[str, Any]) -> str:
+    """The command that trains such a model, with all settings that are not null."""
+    settings = flatten(hparams_from_checkpoint(checkpoint))
+    del settings["data.vocabulary"]  # that of the list
+    options = {"optimizer": settings.pop("optimizer.class_path", None)}  # the class before its settings
+    options |= {"lr_scheduler": settings.pop("lr_scheduler.class_path", None)}
+    options |= {name.replace(".init_args", ""): value for name, value in settings.items()}
+    given = {name: value for name, value in options.items() if value is not None}
+    given["trainer.max_steps"] = checkpoint["global_step"]
+    arguments = [
+        f"--{name}={json.dumps(value) if not isinstance(value, str) else value}" for name, value in given.items()
+    ]
+    return shlex.join(["python", "-m", "namemlp", "fit", *arguments])
 
 
 def escape(text: str) -> str:  # of Markdown

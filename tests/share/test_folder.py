@@ -1,6 +1,8 @@
 """The folder and the ONNX file of a model, read by programs that do not know this package."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import namemlp as package
 from namemlp.share import Model
@@ -52,7 +55,7 @@ def test_folder_is_loaded_by_torch_and_safetensors_alone(export):
     assert len(Path("names/model.py").read_text().splitlines()) <= 60
 
 
-def test_model_card_says_what_the_model_is(export):
+def test_model_card_says_what_the_model_is(export, namemlp):
     _, model = export("folder")
     card = Path("names/README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: namemlp\npipeline_tag: text-generation\ntags:\n")
@@ -62,6 +65,12 @@ def test_model_card_says_what_the_model_is(export):
     assert "| training | 50 steps of 32, seed 2147483647 |" in card
     assert "| this model | " in card
     assert "| counting (" in card
+    command = re.search(r"\| command \| `python -m namemlp (.*)` \|", card)[1]
+    result = namemlp(*shlex.split(command), "--print_config")  # which it understands
+    assert result.code == 0, result.err
+    config = yaml.safe_load(result.out)
+    assert config["optimizer"]["init_args"]["lr"] == 0.1
+    assert (config["model"]["hidden_size"], config["trainer"]["max_steps"]) == (20, 50)
     for name in model.sample(20, seed=1):
         assert name.replace("-", "\\-") in card
 
