@@ -16,7 +16,7 @@ from zlib import crc32
 import fsspec
 import numpy as np
 
-from namemlp.errors import UserError
+from namemlp.errors import UserError, check_range
 from namemlp.vocabulary import END, NUL, Vocabulary
 
 BUNDLED = "the bundled names.txt"
@@ -161,12 +161,23 @@ class Splits:  # what training takes from a list
     sha256: str  # of the names in the order of the file: identifies the list
     name_hashes: np.ndarray  # the sorted distinct `hash_names`, (distinct,) int32
 
+    @property
+    def parts(self) -> list[np.ndarray]:  # the ids of train, val and test
+        return np.split(self.ids, [self.val_start, self.test_start])
+
+
+def check_parts(splits: Splits, fractions: Sequence[float], source: str) -> None:  # UserError where a part is empty
+    check_split(splits.num_names, fractions, source)
+    if not all(map(len, splits.parts)):  # a list of few names with many copies, which are kept together
+        raise UserError(f"{source}: its copies leave a part of the split empty: set data.duplicates to keep")
+
 
 def make_splits(
     names: list[str], vocabulary: Vocabulary | None, split: Sequence[float], seed: int, shuffles: int, source: str,
     duplicates: str = "keep",
 ) -> Splits:  # fmt: skip
     """Shuffle and split a list; a vocabulary of None is that of the list. Raises: UserError: it cannot be split."""
+    check_range(0, shuffles=shuffles)
     try:
         vocabulary = vocabulary or Vocabulary.from_names(names)
     except UserError as error:

@@ -3,15 +3,14 @@
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
 import namemlp
-from namemlp.corpus import BUNDLED, Splits, check_split, encode_names, make_splits, read_names
-from namemlp.errors import UserError, check_range
+from namemlp.corpus import BUNDLED, Splits, check_parts, encode_names, make_splits, read_names
+from namemlp.errors import check_range
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import ContextDataset, EpochSampler, TrainingLoader, collate
 
@@ -95,13 +94,8 @@ class NamesDataModule(LightningDataModule):
         if stage == "predict":
             self.predict_set = ContextDataset(encode_names(self.names, self.vocabulary, self.source), T)
         elif not hasattr(self, "train_set"):
-            check_split(self.splits.num_names, self.hparams.split, self.source)
-            parts = np.split(self.splits.ids, [self.splits.val_start, self.splits.test_start])
-            if not all(map(len, parts)):  # a list of few names with many copies, which are kept together
-                raise UserError(
-                    f"{self.source}: its copies leave a part of the split empty: set data.duplicates to keep"
-                )
-            self.train_set, self.val_set, self.test_set = (ContextDataset(part, T) for part in parts)
+            check_parts(self.splits, self.hparams.split, self.source)
+            self.train_set, self.val_set, self.test_set = (ContextDataset(part, T) for part in self.splits.parts)
 
     def state_dict(self) -> dict[str, Any]:  # what identifies the list in a checkpoint
         return {"sha256": self.splits.sha256}

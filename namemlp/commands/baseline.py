@@ -4,7 +4,7 @@ import sys
 from typing import Literal
 
 from namemlp.commands.sample import write_lines
-from namemlp.corpus import BUNDLED, check_split, make_splits, read_names
+from namemlp.corpus import BUNDLED, check_parts, make_splits, read_names
 from namemlp.errors import check_range
 from namemlp.lists import CONSTANTS, NgramNetwork, evaluate_counting
 from namemlp.sampling import sample_names
@@ -30,22 +30,20 @@ def baseline(
         seed: of these names; null: new ones each time
     """
     check_range(1, 65, "from 1 to 64", max_n=max_n)
-    check_range(0, shuffles=shuffles)
     source = path or BUNDLED
     splits = make_splits(read_names(path, lowercase), None, split, split_seed, shuffles, source, duplicates)
-    check_split(splits.num_names, split, source)
+    check_parts(splits, split, source)
     output = sys.stdout if sample is None else sys.stderr
     constants = ", ".join(f"{constant:g}" for constant in CONSTANTS)
     print(f"additive smoothing by the best for val of {constants}\n", file=output)
     print("    n  smoothing        train       val", file=output)
     models = []
-    for model in evaluate_counting(splits, max_n):
+    for model in evaluate_counting(splits, max_n):  # printed as they come: a long list takes minutes
         models.append(model)
         train, val, _ = model.losses
         print(f"{model.n:>5}  {model.smoothing:<11}{train:>11.4f}{val:>10.4f}", file=output, flush=True)
     best = min(models, key=lambda model: model.losses[1])
-    losses = "  ".join(f"{name} {loss:.4f}" for name, loss in zip(("train", "val", "test"), best.losses, strict=True))
-    print(f"\nlowest val: {best}  {losses}", file=output)
+    print(f"\nlowest val: {best}  {best.format_losses()}", file=output)
     if sample is not None:
         context_length = max(1, best.n - 1)
         vocabulary = Vocabulary(splits.characters)

@@ -23,9 +23,9 @@ def export(
         output: file or folder to write; null: names.html, names, names.onnx
         with_known_names: have the page hold the hashes of the list's names, so that it can leave these out
     """
-    model, file, checkpoint = share.open_model(ckpt_path, default_root_dir, "export")
+    model, file = share.open_model(ckpt_path, default_root_dir, "export")
     try:
-        splits = share.load_list(checkpoint, file, path)[1]
+        splits = share.load_list(model, file, path)[1]
     except UserError:  # the list is not needed; with it page and card show losses
         if path is not None:
             raise

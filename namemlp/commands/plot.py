@@ -23,15 +23,14 @@ def plot(
         ckpt_path: the model: a path, or last or best: that checkpoint of the newest run
         output: folder to save the figures to; null: that of the run
     """
-    model, file, checkpoint = open_model(ckpt_path, default_root_dir, "plot")
+    model, file = open_model(ckpt_path, default_root_dir, "plot")
     network, vocabulary, context_length = model.network, model.vocabulary, model.context_length
     if not all(weights.isfinite().all() for weights in network.parameters()):
         raise UserError(
             f"{file}: its weights are not finite, so that there is nothing to plot: give another checkpoint"
         )
-    _, splits = load_list(checkpoint, file, path)
-    train_set = ContextDataset(splits.ids[: splits.val_start], context_length)
-    val_set = ContextDataset(splits.ids[splits.val_start : splits.test_start], context_length)
+    _, splits = load_list(model, file, path)
+    train_set, val_set, _ = (ContextDataset(part, context_length) for part in splits.parts)
     train, val = (viz.evaluate_examples(network, vocabulary, examples) for examples in (train_set, val_set))
     run = file.parent.parent
     curves = read_curves(run) if is_run_folder(run) else {}

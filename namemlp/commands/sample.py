@@ -46,7 +46,7 @@ def sample(
     if ckpt_path is None:
         print("sampling the bundled model; your own: --ckpt_path last", file=sys.stderr)
         ckpt_path = str(files("namemlp") / "names.ckpt")
-    model, file, checkpoint = open_model(ckpt_path, default_root_dir, "sample")
+    model, file = open_model(ckpt_path, default_root_dir, "sample")
     network, vocabulary, context_length = model.network, model.vocabulary, model.context_length
     for name, text in dict(suffix=suffix, contains=contains).items():
         if set(text) - set(vocabulary.characters[1:]):
@@ -58,7 +58,7 @@ def sample(
         if length > settings["max_length"]:
             raise UserError(f"max_length is {settings['max_length']}: {name} needs {length}, raise --max_length")
     avoided = read_parts(avoid) if avoid else []
-    known_names = load_list(checkpoint, file, path)[0] if apart and apart > 1 else []
+    known_names = load_list(model, file, path)[0] if apart and apart > 1 else []
     settings["novel"] |= apart is not None
     distance = None if apart == 1 else apart  # 1 is what the hashes in the checkpoint are enough for
     constraints = Constraints(min_length, suffix, contains, pattern, avoided, distance, known_names)

@@ -184,8 +184,7 @@ def print_counting(trainer: Trainer, val_loss: float) -> None:
         if baseline.model is None:
             print("counting left out, as the list is long: `namemlp baseline` shows it")
             return
-        losses = "  ".join(f"{split} {loss:.4f}" for split, loss in zip(SPLITS, baseline.model.losses, strict=True))
-        print(f"counting ({baseline.model.n}-gram)  {losses}")
+        print(f"counting ({baseline.model.n}-gram)  {baseline.model.format_losses()}")
         if baseline.model.losses[1] < val_loss:
             print(f"counting is better: its val loss is {val_loss - baseline.model.losses[1]:.4f} lower")
 

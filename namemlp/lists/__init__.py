@@ -3,5 +3,5 @@
 from namemlp import lazy_exports
 
 _MODULES = {"callback": "CountingBaseline", "constraints": "Constraints", "describe": "describe_names"}
-_MODULES |= {"ngrams": "CONSTANTS NgramNetwork evaluate_counting"}
+_MODULES |= {"ngrams": "CONSTANTS NgramNetwork best_ngram evaluate_counting"}
 __getattr__, __all__ = lazy_exports(__name__, _MODULES)

@@ -4,24 +4,18 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from namemlp.datamodule import NamesDataModule
-from namemlp.lists.ngrams import CountingModel, evaluate_counting
-
-MAX_N, MAX_EXAMPLES = 6, 2**20  # that are counted in less than half a second
+from namemlp.lists.ngrams import CountingModel, best_ngram
 
 
 class CountingBaseline(Callback):
-    """Count the n-grams of the training split, and log the best validation loss as a level line, val/counting_loss.
+    """Count the n-grams of the training split, and log the best validation loss as a level line, val/counting_loss."""
 
-    `model` is the n-gram of additive smoothing with the lowest validation loss; None for a list that is too long.
-    """
-
-    model: CountingModel | None = None
+    model: CountingModel | None = None  # of `best_ngram`
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule
-        if isinstance(data, NamesDataModule) and len(data.splits.ids) <= MAX_EXAMPLES and trainer.is_global_zero:
-            models = evaluate_counting(data.splits, MAX_N, additive_only=True)
-            self.model = min(models, key=lambda model: model.losses[1])
+        if isinstance(data, NamesDataModule) and trainer.is_global_zero:
+            self.model = best_ngram(data.splits)
         if trainer.global_step == 0:  # a resumed run has that point
             self.log_loss(trainer)
 

@@ -103,7 +103,7 @@ def describe_columns(names: list[str]) -> str:
 
 def describe_splits(splits: Splits) -> Iterator[tuple[str, str]]:
     decode = Vocabulary(splits.characters).decode_names
-    names = [decode(part) for part in np.split(splits.ids, [splits.val_start, splits.test_start])]
+    names = [decode(part) for part in splits.parts]
     yield "split", " / ".join(f"{len(part):,}" for part in names) + " names (train / val / test)"
     known = set(names[0])
     for split, part in zip(("val", "test"), names[1:], strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from namemlp.corpus import Splits
 
+MAX_N, MAX_EXAMPLES = 6, 2**20  # that `best_ngram` counts, in less than half a second
 CONSTANTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # that additive smoothing tries
 Table = tuple[np.ndarray, np.ndarray]  # of a level: P(x | context) = share(context, x) + rest(context) * P(x | shorter)
 
@@ -29,7 +30,7 @@ class Level(NamedTuple):
     num_contexts: int
 
 
-class CountingModel(NamedTuple):
+class CountingModel(NamedTuple):  # printed as "4-gram, add 0.1"
     n: int  # characters of an n-gram
     smoothing: str
     losses: tuple[float, float, float]  # in nats per character: train, val, test
@@ -37,6 +38,11 @@ class CountingModel(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.n}-gram, {self.smoothing}"
+
+    def format_losses(self) -> str:
+        return "  ".join(
+            f"{split} {loss:.4f}" for split, loss in zip(("train", "val", "test"), self.losses, strict=True)
+        )
 
 
 def count_ngrams(splits: Splits, max_n: int) -> Iterator[Level]:
@@ -109,6 +115,13 @@ def evaluate_counting(splits: Splits, max_n: int, additive_only: bool = False) -
             ney = mix(previous, kneser_ney(previous, level), ney)
         yield CountingModel(n, "Kneser-Ney", split_losses(mix(level, kneser_ney(level, None), ney), splits))
         previous = level
+
+
+def best_ngram(splits: Splits) -> CountingModel | None:
+    """The additive model with the lowest validation loss, what runs stand beside; None for a list that is too long."""
+    if len(splits.ids) > MAX_EXAMPLES:
+        return None
+    return min(evaluate_counting(splits, MAX_N, additive_only=True), key=lambda model: model.losses[1])
 
 
 def split_losses(probabilities: np.ndarray, splits: Splits) -> tuple[float, ...]:

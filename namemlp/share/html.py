@@ -1,6 +1,7 @@
 """A trained model as one HTML page that works without a network, a server or an installation."""
 
 import base64
+import copy
 import json
 from importlib.resources import files
 from pathlib import PurePath
@@ -11,7 +12,7 @@ import torch
 from namemlp.corpus import Splits
 from namemlp.errors import UserError
 from namemlp.network import eval_mode
-from namemlp.share.model import Model, check_mlp, compare_losses
+from namemlp.share.model import Model, check_mlp, compare_losses, random_contexts
 from namemlp.viz import arrange_embedding, character_classes
 
 MAX_FLOAT32 = 10**6  # bytes of weights; larger models have float16 in their page
@@ -22,18 +23,14 @@ def export_html(model: Model, splits: Splits | None = None, with_known_names: bo
     """The page of a model, with the losses of its list where that is given. Raises: UserError: it cannot be one."""
     network = model.network
     check_mlp(model)
-    tensors = {
-        "embedding": network.embedding.weight, "hidden": network.hidden.weight, "hidden_bias": network.hidden.bias,
-        "output": network.output.weight, "output_bias": network.output.bias,
-    }  # fmt: skip
-    arrays = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    arrays = {name: tensor.float().numpy() for name, tensor in network.state_dict().items()}
     dtype = np.dtype("<f4" if sum(array.nbytes for array in arrays.values()) <= MAX_FLOAT32 else "<f2")
     with np.errstate(over="ignore"):
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     difference = largest_difference(model, arrays)
     if not difference <= MAX_DIFFERENCE:
         raise UserError(f"the logits of a page in {dtype.name} differ by {difference:.3g} from the model's: too much")
-    title, shown, places, positions = arrange_embedding(tensors["embedding"], model.vocabulary.characters)
+    title, shown, places, positions = arrange_embedding(network.embedding.weight, model.vocabulary.characters)
     kinds = character_classes(shown)
     path = model.checkpoint.get("datamodule_hyper_parameters", {}).get("path")
     data = {
@@ -58,14 +55,10 @@ def export_html(model: Model, splits: Splits | None = None, with_known_names: bo
 
 def largest_difference(model: Model, arrays: dict[str, np.ndarray]) -> float:
     """By how much logits of a page differ at most from the network's, over random contexts."""
-    generator = torch.Generator().manual_seed(0)
-    contexts = torch.randint(len(model.vocabulary), (2048, model.context_length), generator=generator)
-    weights = {name: array.astype(np.float64) for name, array in arrays.items()}
-    embedded = weights["embedding"][contexts.numpy()].reshape(len(contexts), -1)  # (B, T * C)
-    hidden = np.tanh(embedded @ weights["hidden"].T + weights["hidden_bias"])  # (B, H)
-    logits = hidden @ weights["output"].T + weights["output_bias"]  # (B, V)
-    with eval_mode(model.network):
-        return float(np.abs(logits - model.network(contexts).double().numpy()).max())
+    page, contexts = copy.deepcopy(model.network).double(), random_contexts(model)
+    page.load_state_dict({name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()})
+    with eval_mode(model.network), eval_mode(page):
+        return (page(contexts) - model.network(contexts)).abs().max().item()
 
 
 def describe(model: Model, splits: Splits | None) -> list[list[str]]:

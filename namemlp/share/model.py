@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from namemlp import sampling
 from namemlp.corpus import BUNDLED, Splits, are_known, encode_names, make_splits, read_names
 from namemlp.errors import UserError, shorten
-from namemlp.lists import evaluate_counting
+from namemlp.lists import best_ngram
 from namemlp.network import NameMLP, build_network, eval_mode
 from namemlp.runs import open_checkpoint
 from namemlp.vocabulary import Vocabulary
-
-MAX_EXAMPLES, MAX_N = 2**20, 6  # of a list whose losses are computed; of counted n-grams
 
 
 class Model:
@@ -61,8 +59,8 @@ def load(path: str | Path) -> Model:
     return open_model(str(path), ".", "load")[0]
 
 
-def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str) -> tuple[Model, Path, dict[str, Any]]:
-    """A checkpoint's model, path and content. Raises: UserError: it cannot be used."""
+def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str) -> tuple[Model, Path]:
+    """A checkpoint's model and path. Raises: UserError: it cannot be used."""
     path, checkpoint = open_checkpoint(ckpt_path, Path(default_root_dir or "."), is_fit=False, command=command)
     hparams = checkpoint["hyper_parameters"]
     network = build_network(hparams)
@@ -72,7 +70,7 @@ def open_model(ckpt_path: str | None, default_root_dir: str | None, command: str
         raise UserError(f"{path} does not hold the weights of its model: {shorten(str(error))}") from error
     names = checkpoint["training_names"].numpy()
     model = Model(network.eval(), Vocabulary(hparams["vocabulary"]), hparams["context_length"], names, checkpoint)
-    return model, path, checkpoint
+    return model, path
 
 
 def check_mlp(model: Model) -> None:
@@ -81,25 +79,31 @@ def check_mlp(model: Model) -> None:
         raise UserError("export knows the network mlp only: this checkpoint has another one")
 
 
+def random_contexts(model: Model) -> Tensor:
+    """Contexts for which an exported model is compared with the network, (2048, T)."""
+    return torch.randint(
+        len(model.vocabulary), (2048, model.context_length), generator=torch.Generator().manual_seed(0)
+    )
+
+
 def compare_losses(model: Model, splits: Splits) -> dict[str, list[float]]:
     """The mean losses of train, val and test by the model and by counting; nothing where the list is long."""
-    if len(splits.ids) > MAX_EXAMPLES:
+    counting = best_ngram(splits)
+    if counting is None:
         return {}
-    parts = np.split(splits.ids, [splits.val_start, splits.test_start])
-    losses = [-model.log_prob(model.vocabulary.decode_names(ids)).sum().item() / len(ids) for ids in parts]
-    counting = min(evaluate_counting(splits, MAX_N, additive_only=True), key=lambda model: model.losses[1])
+    losses = [-model.log_prob(model.vocabulary.decode_names(ids)).sum().item() / len(ids) for ids in splits.parts]
     return {"this model": losses, f"counting ({counting.n}-gram)": [*counting.losses]}
 
 
-def load_list(checkpoint: dict[str, Any], file: Path, path: str | None) -> tuple[list[str], Splits]:
+def load_list(model: Model, file: Path, path: str | None) -> tuple[list[str], Splits]:
     """The list that a checkpoint was trained on, and its splits. Raises: UserError: it is not there, or has changed."""
+    checkpoint = model.checkpoint
     try:
         saved, sha256 = checkpoint["datamodule_hyper_parameters"], checkpoint["NamesDataModule"]["sha256"]
         path = path or saved["path"]
         settings = [saved[name] for name in ("split", "split_seed", "shuffles")]
         names = read_names(path, saved["lowercase"])
-        vocabulary = Vocabulary(checkpoint["hyper_parameters"]["vocabulary"])
-        splits = make_splits(names, vocabulary, *settings, path or BUNDLED, saved.get("duplicates", "keep"))
+        splits = make_splits(names, model.vocabulary, *settings, path or BUNDLED, saved.get("duplicates", "keep"))
     except UserError as error:
         raise UserError(f"{error}: give the list that {file} was trained on as --data.path") from error
     except (LookupError, TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ import torch
 
 from namemlp.errors import UserError
 from namemlp.network import eval_mode
-from namemlp.share.model import Model, check_mlp
+from namemlp.share.model import Model, check_mlp, random_contexts
 
 OPSET, MAX_DIFFERENCE = 17, 1e-3  # of logits, between ONNX Runtime and torch
 
@@ -41,7 +41,7 @@ def export_onnx(model: Model, path: Path) -> None:
     helper.set_model_props(proto, {"vocabulary": vocabulary, "context_length": str(T)})
     onnx.checker.check_model(proto)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    contexts = torch.randint(V, (2048, T), generator=torch.Generator().manual_seed(0))
+    contexts = random_contexts(model)
     [theirs] = session.run(None, {"ids": contexts.numpy()})
     with eval_mode(network):
         difference = float((network(contexts) - torch.from_numpy(theirs)).abs().max())

@@ -1,5 +1,6 @@
 import gc
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,13 @@ def test_copies_kept_together_may_leave_a_part_empty(folder):
     with pytest.raises(UserError) as error:
         NamesDataModule("one.txt", duplicates="together").setup("fit")
     assert str(error.value) == "one.txt: its copies leave a part of the split empty: set data.duplicates to keep"
+
+
+def test_baseline_checks_the_parts_as_the_data_module_does(namemlp):
+    Path("one.txt").write_text("ann\n" * 20)
+    result = namemlp("baseline", "--data.path=one.txt", "--data.duplicates=together")
+    sentence = "one.txt: its copies leave a part of the split empty: set data.duplicates to keep"
+    assert (result.code, result.err) == (2, f"namemlp: error: {sentence}\n")
 
 
 def test_evaluation_loaders_read_every_example_once_in_order(folder):

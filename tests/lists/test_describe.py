@@ -61,6 +61,12 @@ def test_advice_is_a_command_that_runs(namemlp):
     assert "names are soon learned by heart" not in result.out  # which advises the same
 
 
+def test_a_negative_number_of_shuffles_is_an_error(namemlp):
+    result = namemlp("describe", "--data.shuffles=-1")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "namemlp: error: shuffles is -1: it must be at least 0\n"
+
+
 def test_other_scripts(namemlp):
     said, _ = describe(namemlp, ["さくら", "ゆい", "はな", "e\u0301va"])
     assert said["Unicode"] == "1 name with letters and accents apart, such as 'e\u0301va'"
