@@ -89,7 +89,7 @@ def fused_sgd_steps(network: NameMLP, x: Tensor, y: Tensor, lrs: list[float], in
 
     Returns the losses before each step, (K,) float64. Raises: UserError: T is not the network's. IndexError: bad ids.
     """
-    from namemlp.fast.kernel import sgd_steps  # imported here, because importing Numba takes half a second
+    from namemlp.fast.kernel import COLUMNS, ROWS, sgd_steps  # imported here, because importing Numba takes half a second
 
     # The kernel checks nothing: it would read or write out of bounds.
     check_context_length(x, network.hidden.in_features // network.embedding.embedding_dim)
@@ -99,29 +99,32 @@ def fused_sgd_steps(network: NameMLP, x: Tensor, y: Tensor, lrs: list[float], in
     embedding = network.embedding.weight.detach().clone(memory_format=torch.contiguous_format)  # (V, C)
     inputs, units, batch = hidden.in_features, hidden.out_features, x.shape[1]
 
-    # Rows run along the hidden units, aligned to 64 bytes, in numbers that the tiles of the products divide.
-    def padded(rows: int, columns: int) -> Tensor:
-        return embedding.new_zeros(-(-rows // 4) * 4, -(-columns // 16) * 16)
+    # Whole tiles of the products, aligned to 64 bytes.
+    def tiles(rows: int, columns: int) -> Tensor:
+        return embedding.new_zeros(-(-rows // ROWS) * ROWS, -(-columns // COLUMNS) * COLUMNS)
 
-    # A bias is one more row (of the hidden layer) or column (of the output layer), for an input that is always 1.
-    hidden_layer = padded(inputs + 1, units + 1)  # (T * C + 1, H + 1)
-    output_layer = padded(size, units + 1)  # (V, H + 1)
+    # A bias is one more column (of the hidden layer) or row (of the output layer), for an input that is always 1.
+    hidden_layer = tiles(units + 1, inputs + 1)  # (H + 1, T * C + 1)
+    output_layer = tiles(units + 1, size)  # (H + 1, V)
     copies = {
         network.embedding.weight: embedding,
-        hidden.weight: hidden_layer[:inputs, :units].T,
-        hidden.bias: hidden_layer[inputs, :units],
-        output.weight: output_layer[:size, :units],
-        output.bias: output_layer[:size, units],
+        hidden.weight: hidden_layer[:units, :inputs],
+        hidden.bias: hidden_layer[:units, inputs],
+        output.weight: output_layer[:units, :size].T,
+        output.bias: output_layer[units, :size],
     }
     for weight, copy in copies.items():
         copy.copy_(weight)
-    e = padded(batch, inputs + 1)  # (B, T * C + 1)
+    e = tiles(batch, inputs + 1)  # (B, T * C + 1)
     e[:batch, inputs] = 1
-    h = padded(batch, units + 1)  # (B, H + 1)
-    logits = padded(batch, size)  # (B, V)
+    e_t = tiles(inputs + 1, batch)[: inputs + 1]  # (T * C + 1, B), and so are all that follow
+    e_t[inputs, :batch] = 1
+    h = tiles(units + 1, batch)
+    logits = tiles(size, batch)
+    dlogits = tiles(batch, size)  # but this one: (B, V)
+    scratch = e, e_t, h, logits, dlogits, torch.empty_like(h), tiles(inputs, batch), torch.empty_like(embedding), tiles(1, batch)[:2]
     losses = torch.empty(len(x), dtype=torch.float64)
-    changes = [torch.empty_like(tensor) for tensor in (e, h, embedding, hidden_layer, output_layer)]
-    arrays = (embedding, hidden_layer, output_layer, x, y, embedding.new_tensor(lrs), losses, e, h, logits, *changes)
+    arrays = (embedding, hidden_layer, output_layer, x, y, embedding.new_tensor(lrs), losses, *scratch)
     sgd_steps(units, *(array.contiguous().numpy() for array in arrays))
     for weight, copy in copies.items() if in_place else ():
         weight.copy_(copy)
