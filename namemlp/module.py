@@ -15,6 +15,7 @@ import namemlp
 from namemlp import sampling
 from namemlp.corpus import are_known
 from namemlp.errors import UserError, check_range, shorten
+from namemlp.matmul import FastMatmul
 from namemlp.network import build_network, check_context_length, eval_mode
 from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
 from namemlp.resume import correct_counters, get_rng_states, restore_rng_states
@@ -121,7 +122,8 @@ class NameModule(LightningModule):
         return build_optimizer(self, self.hparams.optimizer or SGD, self.hparams.lr_scheduler)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [] if any(isinstance(callback, RunChecks) for callback in self.trainer.callbacks) else [RunChecks()]
+        given = self.trainer.callbacks
+        return [kind() for kind in (RunChecks, FastMatmul) if not any(isinstance(callback, kind) for callback in given)]
 
     @property
     def _train_sampler(self) -> Any:

@@ -86,7 +86,9 @@ class RunChecks(Callback):
     @staticmethod
     def check_losses(trainer: Trainer, losses: Tensor, lrs: list[float] | None = None, name: str = "the loss") -> None:
         """Raise a UserError for the first of the latest losses (K,) that is not finite; lrs None: the current one."""
-        if losses.isfinite().all() or any(getattr(callback, "check_finite", False) for callback in trainer.callbacks):
+        if math.isfinite(losses.float().sum()) or any(
+            getattr(callback, "check_finite", False) for callback in trainer.callbacks
+        ):
             return
         i = losses.isfinite().tolist().index(False)
         lr = lrs[i] if lrs else learning_rate(trainer)

@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -74,7 +75,7 @@ class FullCLI(NameCLI):
         classes = {"trainer": Trainer, "data": NamesDataModule, "model": NameModule}
         settings = {f"{part}.{name}": s for part, c in classes.items() for name, s in signature(c).parameters.items()}
         booleans = (name for name, setting in settings.items() if "bool" in str(setting.annotation))
-        parser.flags = ["allow_changes", "baseline", "whole", *booleans]
+        parser.flags = ["allow_changes", "baseline", "fast_matmul", "whole", *booleans]
 
     def _add_arguments(self, parser: LightningArgumentParser, command: str) -> None:
         run, is_result = parser.add_argument_group(name="run"), command in EXTRA_OPTIONS
@@ -88,6 +89,8 @@ class FullCLI(NameCLI):
         run.add_argument("--init_from", type=str | None, help=text)
         text = "also show what counting gets, an n-gram model of the same split"
         run.add_argument("--baseline", type=bool, default=True, help=text)
+        text = "make large products of matrices by oneDNN on a CPU where its error is that of float32"
+        run.add_argument("--fast_matmul", type=bool, default=True, help=text)
         text = "seed of the order of the training examples and of all else that is random but the initial weights"
         run.add_argument("--seed_everything", type=int, default=self.seed_everything_default, help=text)
         for name, settings in EXTRA_OPTIONS.get(command, {}).items():
@@ -142,6 +145,8 @@ class FullCLI(NameCLI):
         if self.subcommand != "lr_find" and (self.subcommand != "fit" or settings.trainer.logger is False):
             self.save_config_callback = None
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
+        if not settings.fast_matmul:
+            torch.backends.mkldnn.matmul.fp32_precision = "ieee"
         try:
             super().instantiate_classes()
         except (UserError, MisconfigurationException, OSError):

@@ -2,11 +2,11 @@
 
 import torch
 from lightning import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from namemlp import lightning_internals as internals
-from namemlp.fast.autograd import step_schedulers
 from namemlp.fast.support import overridden_method
+from namemlp.fast.torch_steps import step_schedulers
 from namemlp.module import NameModule
 from namemlp.network import NameMLP, check_context_length
 from namemlp.optimizers import learning_rate
@@ -15,16 +15,15 @@ from namemlp.optimizers import learning_rate
 MAX_STEP_MACS = 18e6
 
 
-def why_not_fused(trainer: Trainer) -> str | None:
-    """Why the steps need autograd, or None: they are plain SGD of all parameters of an unmodified `NameMLP`."""
-    module, network, optimizer = trainer.lightning_module, trainer.lightning_module.network, trainer.optimizers[0]
+def why_not_compiled(trainer: Trainer) -> str | None:
+    """Why steps with gradients in closed form need torch, or None: they are plain SGD of all parameters, not large."""
+    module, optimizer = trainer.lightning_module, trainer.optimizers[0]
     settings, *more_groups = optimizer.param_groups
     clipping = trainer.gradient_clip_val or overridden_method(module, NameModule, ("configure_gradient_clipping",))
-    overridden, dtype = overridden_method(module, NameModule, ("forward", "loss")), module.dtype
     trained, parameters = {id(p) for p in settings["params"] if p.requires_grad}, {*map(id, module.parameters())}
-    is_plain, threads = is_unmodified(network), torch.get_num_threads()
-    weights = network.hidden.weight.numel() + network.output.weight.numel() if is_plain else 0
-    macs = 3 * trainer.train_dataloader.batch_size * weights  # forward, and twice backward
+    network, threads = module.network, torch.get_num_threads()
+    # Forward, and twice backward.
+    macs = 3 * trainer.train_dataloader.batch_size * (network.hidden.weight.numel() + network.output.weight.numel())
     is_large = macs * (threads - 1) > MAX_STEP_MACS * threads  # compiled steps use one core, torch all of its own
     reasons = {
         "several processes average their gradients": trainer.world_size > 1,
@@ -33,33 +32,15 @@ def why_not_fused(trainer: Trainer) -> str | None:
         **{f"the optimizer has {name}": settings.get(name) for name in ("momentum", "weight_decay", "maximize")},
         "optimizer.step has hooks": internals.is_step_watched(optimizer),
         "gradients are clipped": clipping,
-        f"{type(module).__name__} overrides {overridden}": overridden,
-        "the module or a parameter has hooks": internals.has_hooks(module),
-        f"the weights are {str(dtype).removeprefix('torch.')}": dtype not in (torch.float32, torch.float64),
-        "the network has dropout": getattr(network, "dropout", 0),
-        "the network is not a plain NameMLP": not is_plain,
-        f"the device is {module.device.type}": module.device.type != "cpu",
+        "the network has dropout": network.dropout,
         "not all parameters are trained": not trained == parameters == {*map(id, network.parameters())},
         f"torch is faster at steps of {macs / 1e6:,.0f} million multiply-adds on {threads} cores": is_large,
     }
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def is_unmodified(network: nn.Module) -> bool:  # whether it is a `NameMLP` as it was built
-    modules, parameters = list(network.modules()), list(network.parameters())
-    is_changed = any("forward" in vars(module) or internals.is_compiled(module) for module in modules)
-    if is_changed or [type(module) for module in modules] != [NameMLP, nn.Embedding, nn.Linear, nn.Linear]:
-        return False
-    embedding, hidden, output = modules[1:]
-    if embedding.padding_idx is not None or embedding.max_norm or embedding.scale_grad_by_freq or embedding.sparse:
-        return False
-    V, C, H, T = output.out_features, embedding.embedding_dim, hidden.out_features, network.context_length
-    is_one_dtype = {p.dtype for p in parameters} in ({torch.float32}, {torch.float64})
-    return is_one_dtype and [tuple(p.shape) for p in parameters] == [(V, C), (H, T * C), (H,), (V, H), (V,)]
-
-
 def fused_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> tuple[Tensor, list[float], int]:
-    """Make K steps in one call; arguments and result as of `autograd_steps`."""
+    """Make K steps in one call; the result is that of `torch_steps`."""
     internals.mark_as_stepped(trainer.optimizers[0])
     lrs, scheduler_steps = [learning_rate(trainer)] * len(y), 0
     if any(config.interval == "step" for config in trainer.lr_scheduler_configs):
@@ -69,27 +50,17 @@ def fused_steps(trainer: Trainer, first_batch: int, x: Tensor, y: Tensor) -> tup
     return fused_sgd_steps(trainer.lightning_module.network, x, y, lrs), lrs, scheduler_steps
 
 
-def prepare(network: NameMLP) -> None:  # compile the kernel for a network, or load it from disk
-    from numba.core.event import install_listener
-
-    from namemlp.fast.kernel import CompilationMessage, sgd_steps
-
-    x = torch.zeros(0, 1, network.context_length, dtype=torch.int64)
-    with install_listener("numba:compile", CompilationMessage()):
-        try:
-            fused_sgd_steps(network, x, x[..., 0], [])
-        except Exception:  # a damaged file fails in many ways
-            internals.flush_kernel_cache(sgd_steps)
-            fused_sgd_steps(network, x, x[..., 0], [])
-
-
 @torch.no_grad()
 def fused_sgd_steps(network: NameMLP, x: Tensor, y: Tensor, lrs: list[float], in_place: bool = True) -> Tensor:
     """Make K SGD steps in place (or on a copy) on (K, B, T) contexts x and (K, B) next characters y.
 
     Returns the losses before each step, (K,) float64. Raises: UserError: T is not the network's. IndexError: bad ids.
     """
-    from namemlp.fast.kernel import COLUMNS, ROWS, sgd_steps  # imported here, because importing Numba takes half a second
+    from namemlp.fast.kernel import (
+        COLUMNS,
+        ROWS,
+        sgd_steps,
+    )  # imported here, because importing Numba takes half a second
 
     # The kernel checks nothing: it would read or write out of bounds.
     check_context_length(x, network.hidden.in_features // network.embedding.embedding_dim)
@@ -122,7 +93,8 @@ def fused_sgd_steps(network: NameMLP, x: Tensor, y: Tensor, lrs: list[float], in
     h = tiles(units + 1, batch)
     logits = tiles(size, batch)
     dlogits = tiles(batch, size)  # but this one: (B, V)
-    scratch = e, e_t, h, logits, dlogits, torch.empty_like(h), tiles(inputs, batch), torch.empty_like(embedding), tiles(1, batch)[:2]
+    dembedding = torch.empty_like(embedding)
+    scratch = e, e_t, h, logits, dlogits, torch.empty_like(h), tiles(inputs, batch), dembedding, tiles(2, batch)
     losses = torch.empty(len(x), dtype=torch.float64)
     arrays = (embedding, hidden_layer, output_layer, x, y, embedding.new_tensor(lrs), losses, *scratch)
     sgd_steps(units, *(array.contiguous().numpy() for array in arrays))

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Trainer
@@ -16,11 +16,26 @@ from torch.utils.data import DataLoader
 
 from namemlp import lightning_internals as internals
 from namemlp.errors import UserError, check_range
-from namemlp.fast import autograd, sgd
-from namemlp.fast.support import is_plain_loader, next_block_size, step_limit, unsupported_reason
+from namemlp.fast import sgd
+from namemlp.fast.closed_form import ClosedForm, use_fused_step, why_not_closed_form
+from namemlp.fast.support import is_plain_loader, max_block_size, next_block_size, unsupported_reason
+from namemlp.fast.torch_steps import torch_steps
 from namemlp.optimizers import RunChecks, learning_rate
 from namemlp.resume import batches_done
 from namemlp.windows import TrainingLoader
+
+
+class Engine(NamedTuple):
+    """What makes steps: its name, and how many steps and multiply-adds of it take a tenth of a second."""
+
+    name: str
+    max_steps: int
+    max_macs: float
+
+
+KERNEL = Engine("compiled CPU kernel", 5000, 6e9)
+CLOSED_FORM = Engine("gradients in closed form", 500, 12e9)
+AUTOGRAD = Engine("autograd", 500, 4e9)
 
 
 class BlockSteps:
@@ -35,18 +50,18 @@ class BlockSteps:
         settings: as of the Lightning strategy for as many devices
     """
 
-    def __init__(self, max_block_size: int = 2500, **settings: Any) -> None:
+    def __init__(self, max_block_size: int = 5000, **settings: Any) -> None:
         super().__init__(**settings)
         check_range(1, max_block_size=max_block_size)
         self.max_block_size = max_block_size
-        self._steps: Callable | None = None  # what makes the steps of the current block
+        self._engine: Engine | None = None  # what makes the steps of the current block; None: the Trainer alone
 
     def process_dataloader(self, dataloader: Any) -> Any:
         return BlockLoader(dataloader, self) if is_plain_loader(dataloader) else dataloader
 
     def on_train_start(self) -> None:
         self._message = ""
-        self._select_steps(self.lightning_module.trainer)
+        self._select_engine(self.lightning_module.trainer)
 
     def make_block(self) -> None:
         """Make all steps of the next block but its last, for which the Trainer is about to fetch a batch."""
@@ -54,47 +69,69 @@ class BlockSteps:
         first_batch = batches_done(trainer)
         if first_batch is None or trainer.strategy is not self:  # a callback or another Trainer reads the loader
             return
-        steps = next_block_size(trainer, self._select_steps(trainer)) - 1
+        steps = next_block_size(trainer, self._select_engine(trainer)) - 1
         if steps < 1:
             return
         loader = trainer.train_dataloader
         x, y = loader.dataset[loader.sampler.batches(first_batch, steps)]  # (K, B, T) and (K, B)
         with uninterrupted():
-            losses, lrs, scheduler_steps = self._steps(trainer, first_batch, x, y)
+            if self._engine is KERNEL:
+                losses, lrs, scheduler_steps = sgd.fused_steps(trainer, first_batch, x, y)
+            else:
+                losses, lrs, scheduler_steps = torch_steps(trainer, first_batch, x, y, self._closed_form())
             first_point = internals.count_steps(trainer, steps, scheduler_steps)
-        losses = self.reduce(losses, reduce_op="mean")  # so that all processes stop where one diverges
         log_block(trainer, losses, lrs, first_point)
         RunChecks.check_losses(trainer, losses, lrs)
 
-    def _select_steps(self, trainer: Trainer) -> int:
+    def _select_engine(self, trainer: Trainer) -> int:
         """Choose what makes the next steps, say so where it is new, and return how many fit into a block."""
-        max_block_size, self._steps, level = 1, None, logging.INFO
+        self._engine, max_steps, level = None, 1, logging.INFO
         if reason := unsupported_reason(trainer):
             message, level = f"fused path disabled: {reason}", logging.WARNING
-        elif reason := sgd.why_not_fused(trainer):
-            max_block_size, self._steps = min(self.max_block_size, autograd.MAX_BLOCK_SIZE), autograd.autograd_steps
-            message = f"fused path: autograd, up to {step_limit(trainer, max_block_size):,} steps per block ({reason})"
         else:
-            max_block_size, self._steps = self.max_block_size, sgd.fused_steps
-            message = f"fused path: compiled CPU kernel, up to {step_limit(trainer, max_block_size):,} steps per block"
+            self._engine = KERNEL
+            if reason := why_not_closed_form(trainer):
+                self._engine = AUTOGRAD
+            elif reason := sgd.why_not_compiled(trainer):
+                self._engine = CLOSED_FORM
+                use_fused_step(trainer.optimizers[0])
+            max_steps = max_block_size(trainer, min(self.max_block_size, self._engine.max_steps), self._engine.max_macs)
+            message = f"fused path: {self._engine.name}, up to {max_steps:,} steps per block"
+            message += f" ({reason})" if reason else ""
         if message != self._message:
             self._message = message
             if trainer.is_global_zero:
                 logging.getLogger(__name__).log(level, message)
-            if self._steps is sgd.fused_steps:
+            if self._engine in (KERNEL, CLOSED_FORM):
+                from namemlp.fast.compilation import prepare  # not above: importing Numba takes half a second
+
                 with uninterrupted():  # Numba swallows a Ctrl-C while it loads
-                    sgd.prepare(trainer.lightning_module.network)
-        return max_block_size
+                    prepare(trainer.lightning_module.network, self._closed_form())
+        return max_steps
+
+    def _closed_form(self) -> ClosedForm | None:  # from the next step on
+        if self._engine is not CLOSED_FORM:
+            return None
+        module = self.lightning_module
+        trainer = module.trainer
+        return ClosedForm(module.network, trainer.train_dataloader.sampler.seed, trainer.global_step, self.global_rank)
 
     def training_step(self, batch: Any, *args: Any) -> Any:
-        self._batch, output = batch, super().training_step(batch, *args)
-        if self._steps is sgd.fused_steps:
+        self._batch, module = batch, self.lightning_module
+        if closed_form := self._closed_form():
+            vars(module)["loss"] = closed_form
+        try:
+            output = super().training_step(batch, *args)
+        finally:
+            if closed_form:
+                del module.loss
+        if self._engine is KERNEL:
             # Logged again as the kernel has it, so that the curve does not depend on where blocks end.
-            self.lightning_module.log_train_loss(self._fused_step([0.0], in_place=False))
+            module.log_train_loss(self._fused_step([0.0], in_place=False))
         return output
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
-        if self._steps is not sgd.fused_steps:
+        if self._engine is not KERNEL:
             return super().optimizer_step(optimizer, closure, model, **kwargs)
         loss = closure()  # the Trainer's forward and backward, for its hooks and logs and for the gradients
         internals.mark_as_stepped(optimizer)

@@ -21,8 +21,7 @@ TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_af
 STEP_METHODS = ("training_step", "backward", "optimizer_step", "optimizer_zero_grad", *STEP_HOOKS)
 # Callbacks whose per-step hooks may be called at the last step of a block alone; others have `runs_in_blocks = True`.
 BLOCK_CALLBACKS = (Callback, ModelCheckpoint, RichProgressBar, RunChecks, Timer, TQDMProgressBar)
-# A block takes a tenth of a second, so that Ctrl-C need not wait, and some MB.
-MAX_BLOCK_MACS, MAX_BLOCK_INPUTS = 4e9, 16e6
+MAX_BLOCK_INPUTS = 16e6  # of the training examples that are read at once, which takes some MB
 
 
 def unsupported_reason(trainer: Trainer) -> str | None:
@@ -76,11 +75,11 @@ def is_plain_loader(loader: Any) -> bool:  # whether it is as `NamesDataModule` 
     return is_plain and loader.batch_size == loader.sampler.batch_size
 
 
-def next_block_size(trainer: Trainer, max_block_size: int) -> int:
+def next_block_size(trainer: Trainer, max_steps: int) -> int:
     """The number of steps up to the next validation, save, or end of the epoch or run, but no more than so many."""
     (in_epoch, in_all), step = internals.batches_ready(trainer), trainer.global_step
     num_batches = min(trainer.num_training_batches, len(trainer.train_dataloader))
-    room = [step_limit(trainer, max_block_size), num_batches - in_epoch]
+    room = [max_steps, num_batches - in_epoch]
     room += [interval - step % interval for interval in internals.save_intervals(trainer)]
     room += [end - step for end in (trainer.max_steps, trainer.min_steps or 0) if end > step]  # it may stop at both
     if isinstance(interval := trainer.val_check_batch, int):
@@ -89,9 +88,10 @@ def next_block_size(trainer: Trainer, max_block_size: int) -> int:
     return max(1, min(room))
 
 
-def step_limit(trainer: Trainer, max_block_size: int) -> int:  # how many steps fit into a block, no more than so many
+def max_block_size(trainer: Trainer, max_steps: int, max_macs: float) -> int:
+    """How many steps fit into a block of so many steps and multiply-adds, and of some MB."""
     loader = trainer.train_dataloader
     batch_size = min(loader.batch_size, len(loader.dataset))
     macs = 3 * batch_size * sum(p.numel() for p in trainer.lightning_module.parameters())  # forward, backward twice
     inputs = batch_size * len(loader.dataset.columns)
-    return max(1, min(max_block_size, int(MAX_BLOCK_MACS / macs), int(MAX_BLOCK_INPUTS / inputs)))
+    return max(1, min(max_steps, int(max_macs / macs), int(MAX_BLOCK_INPUTS / inputs)))
