@@ -25,13 +25,16 @@ def is_onednn_exact() -> bool:
 class FastMatmul(Callback):
     """During fit, take oneDNN for large products of float32 matrices on a CPU, where their error is that of float32.
 
-    It is off where `torch.backends.mkldnn.matmul.fp32_precision` is set to anything, such as "ieee", before fit.
+    It leaves `torch.backends.mkldnn.matmul.fp32_precision` alone where that has been set to anything.
     """
 
     is_free = False  # whether nobody else has set it
 
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.is_free = torch.backends.mkldnn.matmul.fp32_precision == "none"
+        self.is_free = self.enabled and torch.backends.mkldnn.matmul.fp32_precision == "none"
         self.choose(trainer.train_dataloader, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

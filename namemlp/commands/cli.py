@@ -7,7 +7,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -23,6 +22,7 @@ from namemlp.commands.parser import NO_LIGHTNING, SUBCOMMANDS, OneLineErrorParse
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, check_range, shorten
 from namemlp.fast import FusedStrategy  # whose import also registers the strategies
+from namemlp.matmul import FastMatmul
 from namemlp.module import NameModule
 from namemlp.optimizers import SGD
 
@@ -145,8 +145,6 @@ class FullCLI(NameCLI):
         if self.subcommand != "lr_find" and (self.subcommand != "fit" or settings.trainer.logger is False):
             self.save_config_callback = None
         self.save_config_kwargs = {"overwrite": self.ckpt_path is not None}
-        if not settings.fast_matmul:
-            torch.backends.mkldnn.matmul.fp32_precision = "ieee"
         try:
             super().instantiate_classes()
         except (UserError, MisconfigurationException, OSError):
@@ -190,6 +188,7 @@ class FullCLI(NameCLI):
         # These go beside a user's own list of callbacks, which does not replace them.
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(viz.StepProgressBar())
+        callbacks.append(FastMatmul(config.fast_matmul))
         if is_fit:
             callbacks += [runs.FinalValidation(), viz.ModelDiagnostics()]
         if is_fit and config.baseline:

@@ -184,7 +184,8 @@ def run_copy(tmp_path):
     code = (
         "import hashlib, logging, sys, torch; sys.dont_write_bytecode = True; logging.basicConfig(level='INFO');"
         "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('namemlp')];"
-        "from namemlp import NameMLP; from namemlp.fast import sgd, kernel; from namemlp.fast.compilation import prepare;"
+        "from namemlp import NameMLP; from namemlp.fast import kernel, sgd;"
+        "from namemlp.fast.compilation import prepare;"
         "network = NameMLP(21, 3, 5, 20); prepare(network); generator = torch.Generator().manual_seed(0);"
         "x = torch.randint(21, (500, 32, 3), generator=generator);"
         "sgd.fused_sgd_steps(network, x, x[..., 0], [0.01] * 500);"

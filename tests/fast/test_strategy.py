@@ -220,7 +220,7 @@ def test_blocks_of_large_steps_are_shorter(folder, caplog):
     data = NamesDataModule("names.txt", batch_size=300)
     model = NameModule(data.vocabulary.characters, hidden_size=500)
     Trainer(max_steps=3, strategy=FusedStrategy(), limit_val_batches=0, **NO_FILES, **QUIET).fit(model, data)
-    assert "up to 245 steps per block" in caplog.text  # of 3 * 300 * 18,127 multiply-adds
+    assert "up to 367 steps per block" in caplog.text  # of 3 * 300 * 18,127 multiply-adds
 
 
 @pytest.mark.parametrize("kind", [TQDMProgressBar, StepProgressBar])
@@ -257,9 +257,9 @@ def test_fused_strategy_trains_on_one_device():
 
 
 def test_the_command_says_which_path_it_takes(fit):
-    assert "fused path: compiled CPU kernel, up to 2,500 steps per block\n" in fit(3).out
+    assert "fused path: compiled CPU kernel, up to 5,000 steps per block\n" in fit(3).out
     out = fit(3, "--optimizer.momentum=0.5").out
-    assert "fused path: autograd, up to 500 steps per block (the optimizer has momentum)\n" in out
+    assert "fused path: gradients in closed form, up to 500 steps per block (the optimizer has momentum)\n" in out
     out = fit(3, "--trainer.accumulate_grad_batches=2").out
     assert "fused path disabled: gradients are accumulated\n" in out
     assert "fused path" not in fit(3, "--trainer.strategy=auto").out
