@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 NETWORKS = {"mlp": "namemlp.network.NameMLP"}  # those that have a name, and where each is found
 # What a wing does for the core, where there is that wing: the core itself knows none.
-PLUGS = {"check_checkpoint": "namemlp.runs", "load_or_make": "namemlp.runs"}
+PLUGS = {"check_checkpoint": "namemlp.runs", "load_or_make": "namemlp.runs", "FastMatmul": "namemlp.fast"}
 
 
-def plug(name: str) -> Callable | None:  # the function of a wing, or None where that wing is missing
+def plug(name: str) -> Callable | None:  # the function or class of a wing, or None where that wing is missing
     is_there = importlib.util.find_spec(PLUGS[name]) is not None
     return getattr(importlib.import_module(PLUGS[name]), name) if is_there else None
 

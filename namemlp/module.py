@@ -15,7 +15,6 @@ import namemlp
 from namemlp import sampling
 from namemlp.corpus import are_known
 from namemlp.errors import UserError, check_range, shorten
-from namemlp.matmul import FastMatmul
 from namemlp.network import build_network, check_context_length, eval_mode
 from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
 from namemlp.resume import correct_counters, get_rng_states, restore_rng_states
@@ -123,7 +122,8 @@ class NameModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         given = self.trainer.callbacks
-        return [kind() for kind in (RunChecks, FastMatmul) if not any(isinstance(callback, kind) for callback in given)]
+        kinds = [kind for kind in (RunChecks, namemlp.plug("FastMatmul")) if kind]
+        return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in given)]
 
     @property
     def _train_sampler(self) -> Any:

@@ -21,8 +21,7 @@ from namemlp.commands import lr_find, training
 from namemlp.commands.parser import NO_LIGHTNING, SUBCOMMANDS, OneLineErrorParser, restrict_imports
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, check_range, shorten
-from namemlp.fast import FusedStrategy  # whose import also registers the strategies
-from namemlp.matmul import FastMatmul
+from namemlp.fast import FastMatmul, FusedStrategy  # whose import also registers the strategies
 from namemlp.module import NameModule
 from namemlp.optimizers import SGD
 

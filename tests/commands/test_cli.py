@@ -262,7 +262,7 @@ def test_named_runs_and_composed_configs(fit, namemlp):
     here = ("--data.path=names.txt", *SMALL)
     fit(5, base, *here, "--name=base", "--trainer.max_steps=5")
     out = fit(5, base, tuned, *here, "--trainer.max_steps=5").out
-    assert "fused path: autograd, up to 500 steps per block (the optimizer is AdamW)\n" in out
+    assert "fused path: gradients in closed form, up to 500 steps per block (the optimizer is AdamW)\n" in out
     assert "curves      tensorboard --logdir lightning_logs\n" in out
     runs = [Path(f"lightning_logs/{name}/version_0") for name in ("base", "tuned")]
     first, second = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in runs)

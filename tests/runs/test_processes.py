@@ -59,24 +59,29 @@ def test_two_processes_train_as_one(fit, strategy):
         out = results(*command)[0]
     assert out.count("lightning_logs/version_1/checkpoints/last.ckpt") == 3  # three lines, printed once, by rank 0
     reason = "several processes average their gradients"
-    lines = [f"fused path: autograd, up to 500 steps per block ({reason})"] if strategy == "fused_ddp" else []
+    lines = (
+        [f"fused path: gradients in closed form, up to 500 steps per block ({reason})"]
+        if strategy == "fused_ddp"
+        else []
+    )
     assert [line for line in out.splitlines() if line.startswith("fused path")] == lines
     assert_same_curves(1, 0)
     assert files(1) == files(0)
 
 
-def test_two_processes_resume_exactly_after_a_signal_to_one_of_them(fit):
-    """Also in the random numbers that each of them draws, and on the fused path as on the standard path."""
+@pytest.mark.parametrize("strategy", ["ddp", "fused_ddp"])
+def test_two_processes_resume_exactly_after_a_signal_to_one_of_them(fit, strategy):
+    """Also in the random numbers that each of them draws."""
     steps = ("--trainer.max_steps=200", "--checkpoint.every_n_steps=10", "--trainer.val_check_interval=100")
     settings = ("fit", *TWO, "--model.dropout=0.3", "--trainer.log_every_n_steps=1", *steps)
-    results(*settings, "--trainer.strategy=ddp")
-    first, second = start_two(*settings, "--trainer.strategy=fused_ddp")
+    results(*settings, f"--trainer.strategy={strategy}")
+    first, second = start_two(*settings, f"--trainer.strategy={strategy}")
     first.wait_for(Path("lightning_logs/version_1/checkpoints/last.ckpt").exists)
     os.kill(second.pid, signal.SIGTERM)
     assert [first.wait(), second.wait()] == [128 + signal.SIGTERM] * 2, first.err
     assert first.out.count(f"interrupted at step {last(1)['global_step']:,}; resume with: ") == 1
     assert 10 <= last(1)["global_step"] < 200
-    results(*settings, "--trainer.strategy=ddp", "--ckpt_path=last")
+    results(*settings, f"--trainer.strategy={strategy}", "--ckpt_path=last")
     assert_equal(last(1), last(0))
     assert len(last(0)["rng_states"]) == 2
     assert curves("lightning_logs/version_1")["train/loss"] == curves("lightning_logs/version_0")["train/loss"]

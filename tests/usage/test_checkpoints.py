@@ -65,6 +65,8 @@ def test_resume_between_two_epochs_is_exact(path, saves, end):
 )
 def test_a_checkpoint_of_any_hook_is_resumed_exactly(path, hook):
     class Save(Callback):
+        runs_in_blocks = True
+
         def save(self, trainer):
             if EPOCH <= trainer.global_step < 2 * EPOCH and not Path("any.ckpt").exists():
                 trainer.save_checkpoint("any.ckpt")

@@ -5,7 +5,7 @@ import torch
 from lightning import Callback, Trainer
 
 from namemlp import NameModule, NamesDataModule
-from namemlp.matmul import FastMatmul, is_onednn_exact
+from namemlp.fast.matmul import FastMatmul, is_onednn_exact
 
 FLAG = torch.backends.mkldnn.matmul
 NEEDS_ONEDNN = pytest.mark.skipif(
