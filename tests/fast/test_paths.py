@@ -37,10 +37,10 @@ def fit(folder, path, kind, callbacks=(), **settings):
     return trainer, module
 
 
-@pytest.mark.parametrize("kind", ["adam, cosine", "one cycle"])
-def test_weights_are_those_of_the_trainer(folder, tmp_path, kind):
+@pytest.mark.parametrize("kind, tolerance", [("adam, cosine", 1e-5), ("one cycle", 1e-3)])  # up to a rate of 0.1
+def test_weights_are_those_of_the_trainer(folder, tmp_path, kind, tolerance):
     fused, standard = (fit(tmp_path / path, path, kind)[1] for path in ("fused", "standard"))
-    assert_same_weights(fused, standard, rtol=0, atol=1e-4)
+    assert_same_weights(fused, standard, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", ["sgd, cosine", "adam, cosine"])

@@ -32,7 +32,13 @@ RUNS = {  # settings, steps, steps between validations and between checkpoints, 
         2,
     ),
     "momentum": (("--optimizer.momentum=0.9",), 500, 100, 12, 2),
-    "AdamW with a schedule": (("--optimizer=AdamW", *SCHEDULE, "--lr_scheduler.total_steps=500"), 500, 100, 10, 2),
+    "AdamW with dropout and a schedule": (
+        ("--optimizer=AdamW", "--model.dropout=0.3", *SCHEDULE, "--lr_scheduler.total_steps=500"),
+        500,
+        100,
+        10,
+        2,
+    ),
     "two workers": (("--data.num_workers=2",), 80, 40, 4, 1),
 }
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
