@@ -176,19 +176,24 @@ def sizes_table(rounds: int) -> None:
 
     silence_lightning()
     limit, threads = sgd.MAX_STEP_MACS, torch.get_num_threads()
-    # By what limit the fused path takes autograd, or the kernel, for steps of any size.
-    limits = {"autograd": -1, "kernel": float("inf")}
+    # By what limit the fused path takes gradients in closed form, or the kernel, for steps of any size.
+    limits = {"closed form": -1, "kernel": float("inf")}
+    paths = ("standard, without oneDNN", "standard", "closed form", "kernel")
 
     def microseconds(path: str, steps: int, hidden: int, batch: int, context: int) -> float:
         data = NamesDataModule(context_length=context, batch_size=batch)
         data.setup("fit")
         model = NameModule(data.vocabulary.characters, context, hidden_size=hidden, init="scaled")
         sgd.MAX_STEP_MACS = limits.get(path, limit)
-        return step_microseconds(model, data, steps, "auto" if path == "standard" else FusedStrategy())
+        strategy = "auto" if path.startswith("standard") else FusedStrategy()
+        return step_microseconds(model, data, steps, strategy, fast_matmul="without" not in path)
 
-    print("\n| hidden / batch / context | million multiply-adds | standard path, µs per step ", end="")
-    print("| fused path: autograd | kernel | kernel / autograd | fit takes |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    print(
+        "\n| hidden / batch / context | million multiply-adds | standard path without oneDNN, µs per step | with ",
+        end="",
+    )
+    print("| fused path: closed form | kernel | kernel / closed form | fit takes | fused / standard without | with |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
     sizes = [(hidden, 32, 3) for hidden in (100, 200, 500, 1000, 2000)]
     sizes += [(200, batch, 3) for batch in (128, 512, 1024, 4096)]
     sizes += [(200, 32, context) for context in (8, 16, 32)]
@@ -196,15 +201,13 @@ def sizes_table(rounds: int) -> None:
     for hidden, batch, context in sizes:
         macs = 3 * batch * hidden * (27 + 5 * context)  # per step
         steps = int(min(2000, max(10, 3e9 / macs)))
-        standard, autograd, kernel = medians(
-            [
-                [microseconds(path, steps, hidden, batch, context) for path in ("standard", "autograd", "kernel")]
-                for _ in range(rounds)
-            ]
-        )
-        choice = "autograd" if macs * (threads - 1) > limit * threads else "kernel"
-        print(f"| {hidden:,} / {batch:,} / {context} | {macs / 1e6:,.1f} | {standard:,.0f} | {autograd:,.0f} ", end="")
-        print(f"| {kernel:,.0f} | {kernel / autograd:.2f} | {choice} |", flush=True)
+        rows = [[microseconds(path, steps, hidden, batch, context) for path in paths] for _ in range(rounds + 1)]
+        without, standard, closed_form, kernel = medians(rows[1:])  # the first is to warm up
+        choice = "closed form" if macs * (threads - 1) > limit * threads else "kernel"
+        fused = kernel if choice == "kernel" else closed_form
+        print(f"| {hidden:,} / {batch:,} / {context} | {macs / 1e6:,.1f} | {without:,.0f} | {standard:,.0f} ", end="")
+        print(f"| {closed_form:,.0f} | {kernel:,.0f} | {kernel / closed_form:.2f} | {choice} ", end="")
+        print(f"| {fused / without:.2f} | {fused / standard:.2f} |", flush=True)
     sgd.MAX_STEP_MACS = limit
 
 

@@ -97,12 +97,15 @@ def stopwatch() -> Any:
     return Stopwatch()
 
 
-def step_microseconds(model: Any, data: Any, steps: int, strategy: Any = "auto") -> float:
+def step_microseconds(model: Any, data: Any, steps: int, strategy: Any = "auto", fast_matmul: bool = True) -> float:
     """Microseconds per step of a Trainer on the CPU, without validation."""
     from lightning import Trainer
 
+    from namemlp.fast import FastMatmul
+
     watch = stopwatch()
-    settings = dict(accelerator="cpu", limit_val_batches=0, strategy=strategy, callbacks=[watch], **QUIET)
+    callbacks = [watch, FastMatmul(fast_matmul)]
+    settings = dict(accelerator="cpu", limit_val_batches=0, strategy=strategy, callbacks=callbacks, **QUIET)
     Trainer(max_steps=steps, **settings).fit(model, datamodule=data)
     return watch.seconds / steps * 1e6
 
