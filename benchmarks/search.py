@@ -40,6 +40,12 @@ TRIALS = {
     "1,600 units, dropout 0.4, 12,000 steps, peak rate 0.002": shape(1600, 0.4, peak=0.002),
     "1,600 units, dropout 0.4, 24,000 steps, peak rate 0.002": shape(1600, 0.4, 24_000, peak=0.002),
     "1,600 units, dropout 0.5, 24,000 steps, peak rate 0.002": shape(1600, 0.5, 24_000, peak=0.002),
+    "3,200 units, dropout 0.5, 30,000 steps, peak rate 0.0015": shape(3200, 0.5, 30_000, peak=0.0015),
+    "6,400 units, dropout 0.6, 30,000 steps, peak rate 0.001": shape(6400, 0.6, 30_000, peak=0.001),
+    "3,200 units, dropout 0.5, batch 256, 60,000 steps, peak rate 0.001": [
+        *shape(3200, 0.5, 60_000, peak=0.001),
+        "--data.batch_size=256",
+    ],
 }
 
 

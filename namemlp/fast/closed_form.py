@@ -95,7 +95,7 @@ class ClosedForm:
         tanh_and_dropout(h.numpy(), slope.numpy(), bits, self.threshold)
         logits = torch.addmm(output_bias[:, None], output, h.T)  # (V, B)
         loss = cross_entropy(logits.numpy(), y.contiguous().numpy(), logits.new_empty(2, len(y)).numpy())
-        if loss < 0:
+        if loss == -1:
             raise IndexError(f"the data has characters beyond the model's vocabulary of {len(logits)}")
         dlogits = logits  # as `cross_entropy` has left them
         torch.mm(dlogits.T, output, out=dz).mul_(slope)
