@@ -5,7 +5,7 @@
 
 Each contender runs in a process of its own, one after another, round after round, all with the same number of threads.
 Prints Markdown tables of medians; takes ten minutes or more. With --old it compares nothing but `namemlp fit` of this
-checkout and of another one, in pairs.
+checkout and of another one, in pairs, beside the notebook's loop.
 """
 
 import json
@@ -140,7 +140,7 @@ def runs_table(steps: int, rounds: int, threads: int) -> None:
 
 
 def old_table(old: Path, steps: int, rounds: int, threads: int) -> None:
-    """Seconds of `namemlp fit` of this checkout over those of another one, run in turn."""
+    """Seconds of `namemlp fit` of this checkout over those of another one, and of the notebook's loop, run in turn."""
     roots = {"old": old.resolve(), "new": ROOT.resolve()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in roots}
     print("| round | first | steps: old, s | new, s | new/old | whole process: old, s | new, s | new/old |")
@@ -150,9 +150,10 @@ def old_table(old: Path, steps: int, rounds: int, threads: int) -> None:
         cells = [f"{pair[0]:.3f} | {pair[1]:.3f} | {pair[2]:.3f}" for pair in pairs]
         print(f"| {number} | {first} | {' | '.join(cells)} |", flush=True)
 
-    ratios = []
+    ratios, loops = [], []
     with tempfile.TemporaryDirectory() as cache:
         for i in range(rounds + 1):
+            loops.append(child(__file__, "notebook", steps, cache, threads))
             order = sorted(roots, reverse=i % 2 == 0)
             for name in order:
                 with tempfile.TemporaryDirectory() as folder:
@@ -165,6 +166,9 @@ def old_table(old: Path, steps: int, rounds: int, threads: int) -> None:
                 print_row(str(i), order[0], [(*pair, ratio) for pair, ratio in zip(pairs, ratios[-1], strict=True)])
     columns = zip(medians(times["old"]), medians(times["new"]), medians(ratios), strict=True)
     print_row("median", "", list(columns))
+    loop = medians(loops[1:])[0]
+    old_ratio, new_ratio = (medians(times[name])[0] / loop for name in ("old", "new"))
+    print(f"the notebook's loop: {loop:.3f} s; old {old_ratio:.3f} of it, new {new_ratio:.3f}")
 
 
 def sizes_table(rounds: int) -> None:

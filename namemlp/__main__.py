@@ -56,6 +56,11 @@ def run_with_trainer() -> None:
         FullCLI()
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        text = "another process of this run has ended or does not answer: see what it said, and pass --ckpt_path last"
+        raise UserError(text) from error
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Lightning leaves this to the end of the process, where threads of gloo that are still in use abort it.

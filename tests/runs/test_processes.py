@@ -87,6 +87,17 @@ def test_two_processes_resume_exactly_after_a_signal_to_one_of_them(fit, strateg
     assert curves("lightning_logs/version_1")["train/loss"] == curves("lightning_logs/version_0")["train/loss"]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fused_ddp"])
+def test_a_process_that_dies_ends_the_other_with_a_sentence(fit, strategy):
+    first, second = start_two("fit", *TWO, f"--trainer.strategy={strategy}", "--trainer.max_steps=1000000")
+    first.wait_for(Path("lightning_logs/version_0/checkpoints/last.ckpt").exists)
+    os.kill(second.pid, signal.SIGKILL)
+    assert first.wait() == 2
+    assert first.err.splitlines()[-1].startswith("namemlp: error: another process of this run has ended")
+    assert "Traceback" not in first.err
+    assert last(0)["global_step"] > 0
+
+
 def test_a_run_resumes_with_other_devices_and_on_several_machines(fit):
     """Two machines are two processes with the variables that a scheduler sets."""
     fit(5, *ONE)
