@@ -57,10 +57,11 @@ def run_with_trainer() -> None:
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:
-        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        if "gloo" not in str(error) and type(error).__module__ != "torch.distributed":
             raise
         text = "another process of this run has ended or does not answer: see what it said, and pass --ckpt_path last"
-        raise UserError(text) from error
+        print(f"namemlp: error: {text}", file=sys.stderr, flush=True)
+        os._exit(2)  # at once: threads of gloo may wait half an hour for that process
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Lightning leaves this to the end of the process, where threads of gloo that are still in use abort it.
