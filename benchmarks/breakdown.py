@@ -17,14 +17,19 @@ from typing import Any
 
 from harness import THREADS, fit_arguments, make_parser, medians, whole_process
 
-PARTS = ("compiled steps", "the Trainer's own steps, last of each block", "order and batches of the blocks")
+PARTS = (
+    "loading the compiled kernel",
+    "compiled steps",
+    "the Trainer's own steps, last of each block",
+    "order and batches of the blocks",
+)
 PARTS += ("points of the curves", "validation: losses of the split", "validation: pictures, names, histograms")
 PARTS += ("validation: checkpoints", "counting n-grams", "end of training: pictures, names by loss", "all else")
 
 
-def clocked(owner: Any, name: str, part: str, seconds: dict[str, float]) -> None:
-    """Add the seconds of a method to a part, without those of parts that are called within it."""
-    method = getattr(owner, name)
+def clocked(owner: Any, name: str, part: str, seconds: dict[str, float], first: str | None = None) -> None:
+    """Add the seconds of a method to a part (of its first call to another one), without those of parts within it."""
+    method, parts = getattr(owner, name), [part, first or part]
 
     @wraps(method)
     def timed(*args: Any, **settings: Any) -> Any:
@@ -33,7 +38,7 @@ def clocked(owner: Any, name: str, part: str, seconds: dict[str, float]) -> None
             return method(*args, **settings)
         finally:
             within = sum(seconds.values()) - before
-            seconds[part] += time.perf_counter() - start - within
+            seconds[parts.pop() if len(parts) > 1 else part] += time.perf_counter() - start - within
 
     setattr(owner, name, timed)
 
@@ -49,9 +54,9 @@ def measure(path: str, arguments: list[str]) -> None:
     from namemlp.windows import ContextDataset, EpochSampler
 
     seconds = dict.fromkeys(PARTS, 0.0)
-    steps, own, batches, points, losses, pictures, checkpoints, counting, end, rest = PARTS
+    loading, steps, own, batches, points, losses, pictures, checkpoints, counting, end, rest = PARTS
+    clocked(kernel, "sgd_steps", steps, seconds, first=loading)
     for owner, name, part in (
-        (kernel, "sgd_steps", steps),
         (_TrainingEpochLoop, "advance", own),
         (ContextDataset, "__getitem__", batches),
         (EpochSampler, "batches", batches),

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from namemlp import lightning_internals as internals
+
 # Multiply-adds of a forward pass from which it is faster; for each product it takes 13 µs more to begin.
 MIN_MACS = 2.5e6
 
@@ -15,9 +17,10 @@ def is_onednn_exact() -> bool:
     """Whether its products have the error of float32: on CPUs with units for bfloat16 (as Intel's AMX) they may not."""
     if not torch.backends.mkldnn.is_available():
         return False
-    last_bit = torch.eye(512) * (1 + 2**-23)
+    settings = dict(dtype=torch.float32, device="cpu")
+    last_bit = torch.eye(512, **settings) * (1 + 2**-23)
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # allows oneDNN to round; torch takes it for nothing else
-    product = last_bit @ torch.ones(512, 512)
+    product = last_bit @ torch.ones(512, 512, **settings)
     torch.backends.mkldnn.matmul.fp32_precision = "none"
     return bool((product == 1 + 2**-23).all())
 
@@ -46,7 +49,9 @@ class FastMatmul(Callback):
     def choose(self, loader: Any, pl_module: LightningModule) -> None:
         if self.is_free:
             macs = (getattr(loader, "batch_size", None) or 1) * sum(p.numel() for p in pl_module.parameters())
-            is_faster = macs >= MIN_MACS and pl_module.device.type == "cpu" and is_onednn_exact()
+            is_large = macs >= MIN_MACS and pl_module.device.type == "cpu"
+            # torch.compile would ask for the precision by the name it had before, which is then an error.
+            is_faster = is_large and not internals.is_compiled(pl_module) and is_onednn_exact()
             torch.backends.mkldnn.matmul.fp32_precision = "bf16" if is_faster else "none"
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
