@@ -126,7 +126,7 @@ assert cli.trainer.global_step == 5
 @pytest.mark.parametrize("file", OTHERS, ids=name_of)
 def test_private_names_stand_in_one_file(file):
     """A private attribute is one of the same file, be it read, assigned or named in a string."""
-    nodes, own = [*ast.walk(ast.parse(file.read_text()))], set(PROTECTED)
+    nodes, own = [*ast.walk(ast.parse(file.read_text()))], {*PROTECTED, "_exit"}  # of os: documented
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             own.add(node.name)
