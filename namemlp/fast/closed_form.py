@@ -51,7 +51,8 @@ def use_fused_step(optimizer: Optimizer) -> None:
     """Have SGD, Adam or AdamW make their step in a single call of torch, unless they were told how to make it."""
     is_known = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     for group in optimizer.param_groups if is_known else ():
-        if group["fused"] is None and not (group["foreach"] or group["differentiable"] or group.get("capturable")):
+        is_told = group["foreach"] or group["differentiable"] or group.get("capturable")
+        if group["fused"] is None and not is_told and all(p.is_contiguous() for p in group["params"]):
             group["fused"] = True
 
 
