@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from namemlp.vocabulary import Vocabulary as Vocabulary
 
 __version__ = "0.2.0"
-NETWORKS = {"mlp": "namemlp.network.NameMLP"}  # those that have a name, and where each is found
+# The networks that have a name, and where each is found.
+NETWORKS = {"mlp": "namemlp.network.NameMLP", "linear": "namemlp.networks.linear.Linear"}
+NETWORKS |= {"deep": "namemlp.networks.deep.Deep", "wavenet": "namemlp.networks.wavenet.WaveNet"}
+NETWORKS |= {"rnn": "namemlp.networks.rnn.RNN", "gru": "namemlp.networks.rnn.GRU"}
+NETWORKS |= {"bow": "namemlp.networks.bow.BagOfWords", "transformer": "namemlp.networks.transformer.Transformer"}
 # What a wing does for the core, where there is that wing: the core itself knows none.
 PLUGS = {"check_checkpoint": "namemlp.runs", "load_or_make": "namemlp.runs", "FastMatmul": "namemlp.fast"}
 

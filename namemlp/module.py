@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +16,13 @@ import namemlp
 from namemlp import sampling
 from namemlp.corpus import are_known
 from namemlp.errors import UserError, check_range, shorten
-from namemlp.network import build_network, check_context_length, eval_mode
+from namemlp.network import build_network, check_context_length, complete_network, eval_mode
 from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
 from namemlp.resume import correct_counters, get_rng_states, restore_rng_states
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import EpochSampler
 
+MLP_SETTINGS = ("embedding_dim", "hidden_size", "dropout", "init")
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
 
@@ -30,11 +32,12 @@ class NameModule(LightningModule):
     Args:
         vocabulary: the characters the model knows, '.' first; comes from the data
         context_length: characters that the model sees (T)
-        network: name of a network, or {class_path, init_args}; the next five settings are those of mlp
+        network: name of a network, or {name, its settings}, or {class_path, init_args}; the next four are those of mlp
         embedding_dim: embedding dimension (C)
         hidden_size: tanh units (H)
         dropout: dropout probability after tanh
-        init: initial weights: notebook: every tensor N(0, 1); scaled: by fan-in, with biases 0
+        init: initial weights: notebook: every tensor N(0, 1); small_output: the logits a hundredth; scaled: by fan-in,
+            with biases 0; zeros
         init_seed: seed of the initial weights, the notebook's own; seed_everything does not change it
         optimizer: {class_path, init_args} of a torch optimizer, or its name; null: SGD with lr 0.01
         lr_scheduler: {class_path, init_args} of a torch scheduler, or its name; stepped once a step; null: constant
@@ -50,7 +53,7 @@ class NameModule(LightningModule):
         embedding_dim: int = 5,
         hidden_size: int = 200,
         dropout: float = 0.0,
-        init: Literal["notebook", "scaled"] = "notebook",
+        init: Literal["notebook", "small_output", "scaled", "zeros"] = "notebook",
         init_seed: int = 2147483647,
         optimizer: str | dict[str, Any] | None = None,
         lr_scheduler: str | dict[str, Any] | None = None,
@@ -61,7 +64,12 @@ class NameModule(LightningModule):
         check_range(1, context_length=context_length, embedding_dim=embedding_dim, hidden_size=hidden_size)
         check_range(0, 1, "from 0 to below 1", dropout=dropout)
         check_range(0, 2**63, "from 0 to 2**63 - 1", init_seed=init_seed)
+        defaults = {name: p.default for name, p in signature(NameModule).parameters.items() if name in MLP_SETTINGS}
+        for name in MLP_SETTINGS if network != "mlp" else ():
+            if self.hparams[name] != defaults[name]:
+                raise UserError(f"model.{name} is a setting of the network mlp: omit it, or give model.network.{name}")
         self.vocabulary = Vocabulary(str(vocabulary))
+        self.hparams.network = complete_network(network)
         self.network = build_network(self.hparams)
         self._metrics: dict[tuple[str, int], Any] = {}  # of each split and loader, new for each evaluation
         self.training_names = np.zeros(0, np.int32)  # the sorted `hash_names` of the lists it was trained on

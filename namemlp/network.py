@@ -6,12 +6,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
 import namemlp
 from namemlp.errors import UserError, shorten
 
-Settings = str | dict[str, Any]  # a class name, or {class_path, init_args}
+Settings = str | dict[str, Any]  # a class name, or {class_path, init_args}; a network's: also {name, its settings}
 
 
 class NameMLP(nn.Module):
@@ -19,8 +21,9 @@ class NameMLP(nn.Module):
 
     Args:
         vocabulary_size, context_length, embedding_dim, hidden_size: V (with the end mark), T, C and H.
-        init: `notebook`: every tensor N(0, 1). `scaled`: He et al. (2015), weights N(0, gain² / fan-in) and biases 0,
-            so that the untrained loss is about log V.
+        init: `notebook`: every tensor N(0, 1). `small_output`: logits a hundredth of that, so that the untrained loss
+            is about log V. `scaled`: He et al. (2015), weights N(0, gain² / fan-in) and biases 0: the same, and tanh
+            units that are not saturated. `zeros`: every tensor 0, from which only the last bias learns.
         seed: of the one generator that all tensors are drawn from.
         dropout: probability that a tanh unit is left out of a training step.
     """
@@ -31,7 +34,7 @@ class NameMLP(nn.Module):
         context_length: int = 3,
         embedding_dim: int = 5,
         hidden_size: int = 200,
-        init: Literal["notebook", "scaled"] = "notebook",
+        init: Literal["notebook", "small_output", "scaled", "zeros"] = "notebook",
         seed: int = 2147483647,
         dropout: float = 0.0,
     ) -> None:
@@ -49,7 +52,13 @@ class NameMLP(nn.Module):
         for linear in (self.hidden, self.output):
             linear.weight.copy_(torch.randn(linear.in_features, linear.out_features, generator=generator).T)
             linear.bias.copy_(torch.randn(linear.out_features, generator=generator))
-        if init == "scaled":
+        if init == "zeros":
+            for p in self.parameters():
+                p.zero_()
+        elif init == "small_output":
+            self.output.weight.mul_(0.01)
+            self.output.bias.zero_()
+        elif init == "scaled":
             for linear, activation in ((self.hidden, "tanh"), (self.output, "linear")):
                 linear.weight.mul_(nn.init.calculate_gain(activation) / linear.in_features**0.5)
                 linear.bias.zero_()
@@ -76,13 +85,40 @@ def build_network(hparams: dict[str, Any]) -> nn.Module:
         if network == "mlp":
             settings = {name: hparams[name] for name in ("embedding_dim", "hidden_size", "init", "dropout")}
             return NameMLP(*sizes, **settings, seed=hparams["init_seed"])
-        name = network if isinstance(network, str) else network["class_path"]
-        network_class = resolve_class(namemlp.NETWORKS.get(name, name), nn.Module, "namemlp.network")
-        return network_class(*sizes, **init_args(network))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(hparams["init_seed"])
+            return network_class(network)(*sizes, **network_settings(network))
     except RuntimeError as error:
         raise UserError(f"a model of this size cannot be made: {shorten(str(error))}") from error
-    except (TypeError, LookupError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise UserError(f"network {network} does not take its settings: {shorten(str(error))}") from error
+
+
+def network_class(network: Settings) -> type[nn.Module]:
+    name = network if isinstance(network, str) else network.get("name") or network["class_path"]
+    return resolve_class(namemlp.NETWORKS.get(name, name), nn.Module, "namemlp.network")
+
+
+def network_settings(network: Settings) -> dict[str, Any]:
+    if isinstance(network, dict) and "name" in network:
+        return {name: value for name, value in network.items() if name != "name"}
+    return init_args(network)
+
+
+def complete_network(network: Settings) -> Settings:
+    """A network that has a name, with all its settings. Raises: UserError: it does not take them."""
+    name = network if isinstance(network, str) else network.get("name")
+    if name == "mlp" or name not in namemlp.NETWORKS:
+        return network
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(network_class(name), skip={2})  # V and T are not settings
+    try:
+        settings = parser.parse_object(network_settings(network)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"network {name} does not take its settings: {shorten(str(error))}") from error
+    return {"name": name} | {
+        key: int(value) if type(value) is PositiveInt else value for key, value in settings.items()
+    }
 
 
 def init_args(settings: Settings) -> dict[str, Any]:

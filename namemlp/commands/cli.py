@@ -18,6 +18,7 @@ from namemlp import lightning_internals as internals
 from namemlp import lists, runs, viz
 from namemlp.cli import NameCLI
 from namemlp.commands import lr_find, training
+from namemlp.commands.network_options import network_help, network_option, split_options
 from namemlp.commands.parser import NO_LIGHTNING, SUBCOMMANDS, OneLineErrorParser, restrict_imports
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, check_range, shorten
@@ -104,9 +105,11 @@ class FullCLI(NameCLI):
             parser.groups[name].title, parser.groups[name].description = title, None
         shown = RESULT_OPTIONS | EXTRA_OPTIONS[command].keys() if is_result else None
         internals.hide_options(parser, {"data", "model", "checkpoint", "trainer"}, shown)
+        if not is_result:
+            parser.epilog = network_help(sys.argv[2:])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = sys.argv[1:] if args is None else args
+        args, network_settings = split_options(sys.argv[1:] if args is None else args)
         self.config = parser.parse_args(args)
         command = self.config.subcommand
         settings, subparser = self.config[command], self._subcommand_parsers[command]
@@ -134,6 +137,9 @@ class FullCLI(NameCLI):
                 if previous and previous.class_path != given.class_path:
                     args = [*args[:i], f"--{name}=null", *args[i:]]
                     self.config = parser.parse_args(args)
+        if network_settings:
+            args = [*args, network_option(self.config[command].model.network, network_settings)]
+            self.config = parser.parse_args(args)
         validate_settings(self.config[command])
         self.config.pop(f"{command}.ckpt_path")  # a run's config.yaml holds only what a new run can use
         self.allow_changes = self.config.pop(f"{command}.allow_changes")
@@ -159,6 +165,7 @@ class FullCLI(NameCLI):
             return
         path, checkpoint, is_fit = self.ckpt_path, self.checkpoint, self.subcommand == "fit"
         given = {**settings.as_dict(), "trainer": runs.trainer_settings(self.trainer)}
+        given["model"]["network"] = self.model.hparams.network
         changes = runs.check_resume(
             path, checkpoint, given, self.datamodule, self.subcommand, self.trainer.world_size, self.allow_changes
         )

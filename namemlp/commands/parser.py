@@ -23,10 +23,11 @@ SUBCOMMANDS = {
     "sample": "Print new names, sampled from a checkpoint's model.",
     "plot": "Plot the losses of a checkpoint's run, and which characters its model expects after which.",
     "baseline": "Show what counting gets on a list: n-gram models of three kinds.",
+    "runs": "Show a table of runs: losses, and the settings that are not the defaults.",
     "describe": "Show what is in a list, and what to set for it.",
     "export": "Write a model as a page that draws names in any browser, as a folder, or as an ONNX file.",
 }
-NO_LIGHTNING = ("sample", "plot", "baseline", "describe", "export")  # which start in half the time
+NO_LIGHTNING = ("sample", "plot", "baseline", "runs", "describe", "export")  # which start in half the time
 ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint
 ALLOWED_IMPORTS += [f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers")]
 # Arguments of these commands whose options are called as those of the other commands.

@@ -11,7 +11,9 @@ from typing import IO, Any
 import fsspec
 import torch
 
+from namemlp import NETWORKS
 from namemlp.errors import UserError
+from namemlp.network import build_network, network_settings
 from namemlp.runs.folders import LOG_DIR, find_checkpoints
 
 # What pickled tensors and plain values name. All else is refused, also what torch itself takes to be harmless.
@@ -142,20 +144,34 @@ def check_values(checkpoint: dict[str, Any], is_name_module: bool) -> None:
             values += value
         if len(values) > MAX_VALUES:
             raise UnsafeCheckpointError(f"holds more than {MAX_VALUES:,} values")
-    hparams = checkpoint["hyper_parameters"]
-    if is_name_module and hparams.get("network", "mlp") == "mlp":
-        V, T = len(hparams["vocabulary"]), hparams["context_length"]
-        C, H = hparams["embedding_dim"], hparams["hidden_size"]
-        for part, shape in {"embedding": (V, C), "hidden": (H, T * C), "output": (V, H)}.items():
-            saved = tuple(checkpoint["state_dict"][f"network.{part}.weight"].shape)
-            if saved != shape:
-                raise UnsafeCheckpointError(f"holds network.{part}.weight as {saved} but says it is {shape}")
+    if is_name_module:
+        check_shapes(checkpoint["hyper_parameters"], checkpoint["state_dict"])
     for state in checkpoint.get("callbacks", {}).values():
         if isinstance(state, dict) and "best_k_models" in state:  # what it names as its own ModelCheckpoint removes
             inside = os.path.normpath(state.get("dirpath") or "") + os.sep
             for path in [state.get("kth_best_model_path"), state.get("last_model_path"), *state["best_k_models"]]:
                 if path and not os.path.normpath(path).startswith(inside):
                     raise UnsafeCheckpointError(f"names {path} as a checkpoint of its run")
+
+
+def check_shapes(hparams: dict[str, Any], state_dict: dict[str, Any]) -> None:
+    """Compare the tensors that settings ask for with those that are there, before memory is taken for them."""
+    network, shapes = hparams.get("network", "mlp"), {}
+    if network == "mlp":
+        V, T = len(hparams["vocabulary"]), hparams["context_length"]
+        C, H = hparams["embedding_dim"], hparams["hidden_size"]
+        shapes = {"embedding.weight": (V, C), "hidden.weight": (H, T * C), "output.weight": (V, H)}
+    elif isinstance(network, dict) and network.get("name") in NETWORKS:
+        numbers = sum(tensor.numel() for tensor in state_dict.values())
+        for name, size in (("context_length", hparams["context_length"]), *network_settings(network).items()):
+            if isinstance(size, int) and size > (len(state_dict) if name == "num_layers" else numbers):
+                raise UnsafeCheckpointError(f"says that {name} is {size:,}, for which it holds too little")
+        with torch.device("meta"):  # tensors without memory
+            shapes = {name: tuple(p.shape) for name, p in build_network(hparams).state_dict().items()}
+    for name, shape in shapes.items():
+        saved = tuple(state_dict[f"network.{name}"].shape)
+        if saved != shape:
+            raise UnsafeCheckpointError(f"holds network.{name} as {saved} but says it is {shape}")
 
 
 def hparams_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

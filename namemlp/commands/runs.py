@@ -1,0 +1,101 @@
+"""`namemlp runs`: a table of runs, from what they have written."""
+
+import csv as csv_module
+import sys
+from contextlib import suppress
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from namemlp.commands.cli import TRAINER_DEFAULTS
+from namemlp.datamodule import NamesDataModule
+from namemlp.errors import UserError, shorten
+from namemlp.module import NameModule
+from namemlp.optimizers import SGD
+from namemlp.runs import LOG_DIR, LastCheckpoint, flatten, is_run_folder, read_checkpoint, read_curves
+
+COLUMNS = ("run", "parameters", "steps", "seconds", "best_val", "last_val", "test", "settings")
+
+
+def runs(
+    default_root_dir: str | None = None,
+    sort: Literal["run", "parameters", "steps", "seconds", "best_val", "last_val", "test"] = "best_val",
+    csv: bool = False,
+) -> None:
+    """Print a line for each run in lightning_logs: its losses, and which of its settings are not the defaults.
+
+    Args:
+        sort: the column to sort by
+        csv: print comma-separated values
+    """
+    folder = Path(default_root_dir or ".") / LOG_DIR
+    rows = [read_run(run, folder) for run in (*folder.glob("*"), *folder.glob("*/*")) if is_run_folder(run)]
+    if not rows:
+        raise UserError(f"there is no run in {folder}: run fit first, or give another trainer.default_root_dir")
+    rows.sort(key=lambda row: (row[sort] is None, row[sort], row["run"]))
+    if csv:
+        writer = csv_module.DictWriter(sys.stdout, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    texts = [COLUMNS, *([format_value(name, row[name]) for name in COLUMNS] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for name, *numbers, settings in texts:
+        cells = [text.rjust(width) for text, width in zip(numbers, widths[1:-1], strict=True)]
+        print("  ".join([name.ljust(widths[0]), *cells, settings]).rstrip())
+
+
+def read_run(run: Path, folder: Path) -> dict[str, Any]:
+    """What the columns say of a run; None: it has not written it."""
+    row = dict.fromkeys(COLUMNS)
+    curves = read_curves(run)
+    losses = curves.get("val/loss", ([], []))[1]
+    row |= {"run": str(run.relative_to(folder)), "steps": max(curves.get("train/loss", ([0], []))[0])}
+    row |= {"best_val": min(losses, default=None), "last_val": losses[-1] if losses else None}
+    row["test"] = curves.get("whole/test_loss", ([], [None]))[1][-1]
+    row["seconds"] = sum(map(seconds_of, run.glob("events.out.tfevents.*")))
+    for path in (run / "checkpoints").glob("last.ckpt"):
+        with suppress(UserError):  # it is damaged
+            row["parameters"] = sum(tensor.numel() for tensor in read_checkpoint(path)["state_dict"].values())
+    changed = changed_settings(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    row["settings"] = ", ".join(f"{name} {value}" for name, value in changed.items())
+    return row
+
+
+def seconds_of(events: Path) -> float:  # from the first to the last point of a file of one session
+    points = EventAccumulator(str(events), size_guidance={"scalars": 0}).Reload()
+    times = [point.wall_time for tag in points.Tags()["scalars"] for point in points.Scalars(tag)]
+    return max(times) - min(times) if times else 0.0
+
+
+def changed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a config.yaml that are not the defaults, but for the name and the number of steps."""
+    parts = {"data": NamesDataModule, "model": NameModule, "checkpoint": LastCheckpoint}
+    defaults = {f"{part}.{name}": p.default for part, c in parts.items() for name, p in signature(c).parameters.items()}
+    defaults |= {f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()}
+    defaults |= {"init_from": None, "baseline": True, "fast_matmul": True, "seed_everything": 2147483647}
+    for part in ("optimizer", "lr_scheduler"):
+        settings = config.get(part) or {}
+        used = getattr(torch.optim, str(settings.get("class_path")).rpartition(".")[2], None)
+        for name, p in signature(used).parameters.items() if used else ():
+            defaults[f"{part}.init_args.{name}"] = p.default
+    defaults |= flatten({"optimizer": SGD, "lr_scheduler": None})
+    changed = {}
+    for name, value in flatten(config).items():
+        default = defaults.get(name)
+        default = list(default) if isinstance(default, tuple) else default
+        if value not in (default, None) and name not in ("name", "trainer.max_steps") and name in defaults:
+            changed[name.replace(".init_args", "").replace(".class_path", "")] = value
+    return changed
+
+
+def format_value(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return shorten(value) if name == "settings" else value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if name == "seconds" else f"{value:.4f}"

@@ -1,0 +1,156 @@
+"""Each network of the lectures trains, resumes exactly and is used by one setting."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from namemlp import NETWORKS, NameModule, NamesDataModule, UserError
+from namemlp.network import eval_mode
+from namemlp.networks import BatchNorm, Transformer, WaveNet
+from tests.helpers import SMALL_LIST, assert_equal
+
+CHARACTERS = ".abcdefghijklmnopqrstuvwxyz"
+NAMES = [name for name in NETWORKS if name != "mlp"]
+PARAMETERS = {  # at a context of 8 where the lectures have no other: as there, and as makemore prints them
+    "linear": (1, 27 * 27),
+    "deep": (3, 46_497),
+    "wavenet": (8, 76_579),
+    "transformer": (16, 204_544),
+}
+
+
+def module(name, context_length=8, **settings):
+    return NameModule(CHARACTERS, context_length, network={"name": name, **settings})
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_default_sizes_are_those_of_the_lectures(name):
+    context_length, count = PARAMETERS[name]
+    assert sum(p.numel() for p in module(name, context_length).parameters()) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_depend_on_the_context_alone(name):
+    model = module(name)
+    x = torch.randint(27, (5, 8))
+    with eval_mode(model):
+        logits = model(x)
+        assert logits.shape == (5, 27)
+        torch.testing.assert_close(model(x[[3, 1]]), logits[[3, 1]], rtol=1e-4, atol=1e-5)
+        for t in range(8):
+            changed = x.clone()
+            changed[:, t] = (x[:, t] + 1) % 27
+            assert (model(changed) - logits).abs().max() > 1e-6, t
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_initial_weights_are_those_of_the_seed(name):
+    torch.manual_seed(3)
+    drawn = torch.rand(3)
+    torch.manual_seed(3)
+    models = [NameModule(CHARACTERS, 8, network=name, init_seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(torch.rand(3), drawn)  # the global generator is left as it was
+    one, same, other = ([p.flatten() for p in model.parameters()] for model in models)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "deep with BatchNorm"])
+def test_a_command_resumes_exactly_and_uses_it(fit, name):
+    settings = ["--model.network=deep", "--model.network.batch_norm"] if " " in name else [f"--model.network={name}"]
+    settings += ["--model.context_length=4", "--trainer.val_check_interval=5", "--optimizer=AdamW"]
+    fit(30, *settings)
+    fit(13, *settings)
+    fit(30, "--ckpt_path=last")
+    first, second = (
+        torch.load(f"lightning_logs/version_{run}/checkpoints/last.ckpt", weights_only=True) for run in (0, 1)
+    )
+    assert_equal(first, second)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sample_predict_plot_and_export(fit, namemlp, name):
+    fit(3, f"--model.network={name}", "--model.context_length=4")
+    assert len(namemlp("sample", "--ckpt_path=last", "--num_names=4").out.split()) == 4
+    assert len(namemlp("predict", "--ckpt_path=last").out.splitlines()) == len(SMALL_LIST)
+    assert namemlp("plot", "--ckpt_path=last").code == 0
+    for kind in ("html", "onnx"):
+        result = namemlp("export", "--ckpt_path=last", f"--to={kind}")
+        assert (result.code, result.err.count("export knows the network mlp only")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"network": {"name": "deep", "hidden_size": 0}}, "network deep does not take its settings: .*hidden_size"),
+        ({"network": {"name": "deep", "units": 3}}, "network deep does not take its settings: .*units"),
+        ({"network": {"name": "deep", "init": "best"}}, "network deep does not take its settings: .*init"),
+        ({"network": "deep", "hidden_size": 100}, "model.hidden_size is a setting of the network mlp: omit it"),
+        ({"network": "wavenet", "context_length": 3}, "context_length is 3: it must be a power of 2, such as 8"),
+        (
+            {"network": {"name": "transformer", "num_heads": 5}},
+            "embedding_dim is 64: it must be a multiple of num_heads",
+        ),
+        ({"network": "lstm"}, "lstm is not an imported Module class"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_an_error(settings, message):
+    with pytest.raises(UserError, match=message):
+        NameModule(CHARACTERS, **settings)
+
+
+def test_the_command_takes_settings_of_a_network(fit, namemlp):
+    fit(2, "--model.network=gru", "--model.network.hidden_size", "7", "--model.network.embedding_dim=3")
+    saved = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert saved["network"] == {"name": "gru", "embedding_dim": 3, "hidden_size": 7}
+    assert "--model.network.num_heads" in namemlp("fit", "--model.network=transformer", "--help").out
+    result = namemlp("fit", "--model.network.units=3")
+    assert result.code == 2 and "model.network.units: the network is mlp" in result.err
+
+
+def test_a_checkpoint_that_claims_a_large_network_is_refused(fit, namemlp):
+    fit(2, "--model.network=transformer", "--model.network.num_layers=1")
+    path = "lightning_logs/version_0/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    claims = {"num_layers": (10**9, "num_layers is 1,000,000,000"), "embedding_dim": (10**9, "embedding_dim is")}
+    claims |= {"num_heads": (10**9, "num_heads is"), "embedding_dim ": (128, r"holds network.embedding.weight as")}
+    for name, (value, message) in claims.items():
+        hostile = copy.deepcopy(checkpoint)
+        hostile["hyper_parameters"]["network"][name.strip()] = value
+        torch.save(hostile, "hostile.ckpt")
+        result = namemlp("sample", "--ckpt_path=hostile.ckpt")
+        assert result.code == 2 and message in result.err, name
+
+
+def test_batch_norm_is_that_of_torch_and_takes_a_batch_of_one():
+    ours, theirs = BatchNorm(6), nn.BatchNorm1d(6)
+    for _ in range(3):
+        x = torch.randn(10, 6)
+        torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    before = ours.running_mean.clone()
+    one = torch.randn(1, 6)
+    assert torch.equal(ours(one), theirs.eval()(one))
+    assert ours.training and torch.equal(ours.running_mean, before)
+
+
+def test_a_last_batch_of_one_is_trained(folder):
+    from lightning import Trainer
+
+    data = NamesDataModule("names.txt", context_length=2, batch_size=23)
+    data.setup("fit")
+    assert len(data.train_set) % 23 == 1
+    model = NameModule(data.vocabulary.characters, 2, network="wavenet")
+    settings = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    Trainer(max_epochs=1, accelerator="cpu", **settings).fit(model, data)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_sizes_that_do_not_fit_raise_a_value_error():
+    with pytest.raises(ValueError, match="must be a power of 2"):
+        WaveNet(27, 6)
+    with pytest.raises(ValueError, match="must be a multiple of num_heads"):
+        Transformer(27, 8, embedding_dim=10)
