@@ -32,7 +32,7 @@ class NameModule(LightningModule):
     Args:
         vocabulary: the characters the model knows, '.' first; comes from the data
         context_length: characters that the model sees (T)
-        network: name of a network, or {name, its settings}, or {class_path, init_args}; the next four are those of mlp
+        network: name of a network, or {name, its settings}, or {class_path, init_args}; the next four are for mlp
         embedding_dim: embedding dimension (C)
         hidden_size: tanh units (H)
         dropout: dropout probability after tanh

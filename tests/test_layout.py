@@ -26,7 +26,7 @@ from torch import nn
 from tests.processes import Command
 
 PACKAGE = Path(__file__).parents[1] / "namemlp"
-WINGS = ("fast", "runs", "viz", "lists", "share", "commands")
+WINGS = ("fast", "networks", "runs", "viz", "lists", "share", "commands")
 CORE = [file for file in PACKAGE.glob("*.py") if not file.stem.startswith("__")]
 INTERNALS = PACKAGE / "lightning_internals.py"
 OTHERS = [file for file in PACKAGE.rglob("*.py") if file != INTERNALS]

@@ -54,7 +54,8 @@ def read_run(run: Path, folder: Path) -> dict[str, Any]:
     row = dict.fromkeys(COLUMNS)
     curves = read_curves(run)
     losses = curves.get("val/loss", ([], []))[1]
-    row |= {"run": str(run.relative_to(folder)), "steps": max(curves.get("train/loss", ([0], []))[0])}
+    last_step = max((step for steps, _ in curves.values() for step in steps), default=0)
+    row |= {"run": str(run.relative_to(folder)), "steps": last_step}
     row |= {"best_val": min(losses, default=None), "last_val": losses[-1] if losses else None}
     row["test"] = curves.get("whole/test_loss", ([], [None]))[1][-1]
     row["seconds"] = sum(map(seconds_of, run.glob("events.out.tfevents.*")))

@@ -10,6 +10,7 @@ from namemlp import NETWORKS, NameModule, NamesDataModule, UserError
 from namemlp.network import eval_mode
 from namemlp.networks import BatchNorm, Transformer, WaveNet
 from tests.helpers import SMALL_LIST, assert_equal
+from tests.processes import start_two
 
 CHARACTERS = ".abcdefghijklmnopqrstuvwxyz"
 NAMES = [name for name in NETWORKS if name != "mlp"]
@@ -19,6 +20,19 @@ PARAMETERS = {  # at a context of 8 where the lectures have no other: as there, 
     "wavenet": (8, 76_579),
     "transformer": (16, 204_544),
 }
+
+
+@pytest.fixture
+def train(namemlp):
+    """Run a short fit, which must succeed."""
+
+    def run(steps, *settings):
+        small = ("--data.path=names.txt", "--data.batch_size=32", "--trainer.log_every_n_steps=5")
+        result = namemlp("fit", *small, f"--trainer.max_steps={steps}", *settings)
+        assert result.code == 0, result.err
+        return result
+
+    return run
 
 
 def module(name, context_length=8, **settings):
@@ -58,12 +72,12 @@ def test_initial_weights_are_those_of_the_seed(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "deep with BatchNorm"])
-def test_a_command_resumes_exactly_and_uses_it(fit, name):
+def test_a_command_resumes_exactly_and_uses_it(train, name):
     settings = ["--model.network=deep", "--model.network.batch_norm"] if " " in name else [f"--model.network={name}"]
     settings += ["--model.context_length=4", "--trainer.val_check_interval=5", "--optimizer=AdamW"]
-    fit(30, *settings)
-    fit(13, *settings)
-    fit(30, "--ckpt_path=last")
+    train(30, *settings)
+    train(13, *settings)
+    train(30, "--ckpt_path=last")
     first, second = (
         torch.load(f"lightning_logs/version_{run}/checkpoints/last.ckpt", weights_only=True) for run in (0, 1)
     )
@@ -71,8 +85,8 @@ def test_a_command_resumes_exactly_and_uses_it(fit, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sample_predict_plot_and_export(fit, namemlp, name):
-    fit(3, f"--model.network={name}", "--model.context_length=4")
+def test_sample_predict_plot_and_export(train, namemlp, name):
+    train(3, f"--model.network={name}", "--model.context_length=4")
     assert len(namemlp("sample", "--ckpt_path=last", "--num_names=4").out.split()) == 4
     assert len(namemlp("predict", "--ckpt_path=last").out.splitlines()) == len(SMALL_LIST)
     assert namemlp("plot", "--ckpt_path=last").code == 0
@@ -102,8 +116,8 @@ def test_wrong_settings_are_an_error(settings, message):
         NameModule(CHARACTERS, **settings)
 
 
-def test_the_command_takes_settings_of_a_network(fit, namemlp):
-    fit(2, "--model.network=gru", "--model.network.hidden_size", "7", "--model.network.embedding_dim=3")
+def test_the_command_takes_settings_of_a_network(train, namemlp):
+    train(2, "--model.network=gru", "--model.network.hidden_size", "7", "--model.network.embedding_dim=3")
     saved = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert saved["network"] == {"name": "gru", "embedding_dim": 3, "hidden_size": 7}
     assert "--model.network.num_heads" in namemlp("fit", "--model.network=transformer", "--help").out
@@ -111,8 +125,8 @@ def test_the_command_takes_settings_of_a_network(fit, namemlp):
     assert result.code == 2 and "model.network.units: the network is mlp" in result.err
 
 
-def test_a_checkpoint_that_claims_a_large_network_is_refused(fit, namemlp):
-    fit(2, "--model.network=transformer", "--model.network.num_layers=1")
+def test_a_checkpoint_that_claims_a_large_network_is_refused(train, namemlp):
+    train(2, "--model.network=transformer", "--model.network.num_layers=1")
     path = "lightning_logs/version_0/checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     claims = {"num_layers": (10**9, "num_layers is 1,000,000,000"), "embedding_dim": (10**9, "embedding_dim is")}
@@ -154,3 +168,18 @@ def test_sizes_that_do_not_fit_raise_a_value_error():
         WaveNet(27, 6)
     with pytest.raises(ValueError, match="must be a multiple of num_heads"):
         Transformer(27, 8, embedding_dim=10)
+
+
+def test_two_processes_share_the_statistics_of_batch_norm(folder):
+    settings = ("--data.path=names.txt", "--data.batch_size=8", "--model.network=wavenet", "--model.context_length=4")
+    settings += ("--trainer.devices=2", "--trainer.max_steps=30", "--trainer.val_check_interval=10")
+    for strategy in ("ddp", "fused_ddp"):
+        for command in start_two("fit", *settings, f"--trainer.strategy={strategy}"):
+            command.result()
+    one, other = (
+        torch.load(f"lightning_logs/version_{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (0, 1)
+    )
+    assert one["network.norms.0.running_var"].ne(1).all()
+    for name, values in one.items():
+        torch.testing.assert_close(other[name], values, rtol=1e-5, atol=1e-6)

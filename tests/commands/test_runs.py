@@ -1,0 +1,45 @@
+"""`namemlp runs` shows what runs have written."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_runs_are_sorted_by_a_column_with_what_differs(fit, namemlp):
+    fit(10, "--optimizer.lr=0.1", "--name=fast")
+    fit(5, "--model.context_length=2")
+    out = namemlp("runs", "--csv").out
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert list(rows) == sorted(rows, key=lambda run: float(rows[run]["best_val"]))
+    fast = rows["fast/version_0"]
+    assert (fast["steps"], rows["version_0"]["steps"]) == ("10", "5")
+    assert "optimizer.lr 0.1" in fast["settings"] and "model.context_length" not in fast["settings"]
+    assert "model.context_length 2" in rows["version_0"]["settings"]
+    checkpoint = torch.load("lightning_logs/fast/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert int(fast["parameters"]) == sum(tensor.numel() for tensor in checkpoint["state_dict"].values())
+    assert float(fast["last_val"]) > 0 and float(fast["test"]) > 0
+    lines = namemlp("runs", "--sort=steps").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "version_0", "fast/version_0"]
+
+
+def test_a_run_without_a_checkpoint_is_shown(fit, namemlp):
+    fit(3, "--trainer.enable_checkpointing=false")
+    assert namemlp("runs").out.splitlines()[1].split()[:2] == ["version_0", "3"]
+
+
+def test_no_run_is_an_error(namemlp):
+    result = namemlp("runs")
+    assert result.code == 2 and "there is no run in lightning_logs: run fit first" in result.err
+
+
+@pytest.mark.parametrize("overlay", sorted((CONFIGS / "lecture").glob("*.yaml")), ids=lambda path: path.stem)
+def test_overlays_train(namemlp, overlay):
+    configs = [f"--config={path}" for path in (CONFIGS / "base.yaml", overlay)]
+    result = namemlp("fit", *configs, "--data.path=names.txt", "--trainer.max_steps=2")
+    assert result.code == 0, result.err
+    assert Path(f"lightning_logs/{overlay.stem}/version_0/checkpoints/last.ckpt").is_file()
