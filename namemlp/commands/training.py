@@ -36,7 +36,12 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
         print(f"already at step {checkpoint['global_step']:,}: {reason or 'raise --trainer.max_steps to continue'}")
         return
     num_names = data.splits.num_names
-    if trainer.is_global_zero and path is None and num_names < SMALL_LIST and model.hparams.init != "scaled":
+    if trainer.is_global_zero and path is None:
+        loss, size = model.evaluate([data.val_set[:4096]])["loss"], len(data.vocabulary)
+        guess = f"guessing among {size} characters has log {size} = {math.log(size):.4f}"
+        print(f"loss before training {loss:.4f}; {guess}")
+    is_small = num_names < SMALL_LIST and model.hparams.network == "mlp" and model.hparams.init != "scaled"
+    if trainer.is_global_zero and path is None and is_small:
         advice = f"--model.init scaled, about {10 * num_names:,} --trainer.max_steps, and then --ckpt_path best"
         print(f"{num_names} names are soon learned by heart: use {advice}")
     savers = {type(callback): callback for callback in trainer.checkpoint_callbacks}

@@ -1,6 +1,7 @@
 """Each network of the lectures trains, resumes exactly and is used by one setting."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -183,3 +184,9 @@ def test_two_processes_share_the_statistics_of_batch_norm(folder):
     assert one["network.norms.0.running_var"].ne(1).all()
     for name, values in one.items():
         torch.testing.assert_close(other[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_fit_says_what_the_loss_is_before_the_first_step(fit):
+    out = fit(2, "--model.init=zeros").out
+    assert re.search(r"^loss before training (\d\.\d+); guessing among \d+ characters has log \d+ = \1$", out, re.M)
+    assert "before training" not in fit(4, "--model.init=zeros", "--ckpt_path=last").out
