@@ -23,6 +23,7 @@ NETWORKS |= {"rnn": "namemlp.networks.rnn.RNN", "gru": "namemlp.networks.rnn.GRU
 NETWORKS |= {"bow": "namemlp.networks.bow.BagOfWords", "transformer": "namemlp.networks.transformer.Transformer"}
 # What a wing does for the core, where there is that wing: the core itself knows none.
 PLUGS = {"check_checkpoint": "namemlp.runs", "load_or_make": "namemlp.runs", "FastMatmul": "namemlp.fast"}
+PLUGS["complete_network"] = "namemlp.networks"
 
 
 def plug(name: str) -> Callable | None:  # the function or class of a wing, or None where that wing is missing

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +15,12 @@ import namemlp
 from namemlp import sampling
 from namemlp.corpus import are_known
 from namemlp.errors import UserError, check_range, shorten
-from namemlp.network import build_network, check_context_length, complete_network, eval_mode
+from namemlp.network import build_network, check_context_length, eval_mode
 from namemlp.optimizers import SGD, RunChecks, build_optimizer, init_args, learning_rate
 from namemlp.resume import correct_counters, get_rng_states, restore_rng_states
 from namemlp.vocabulary import Vocabulary
 from namemlp.windows import EpochSampler
 
-MLP_SETTINGS = ("embedding_dim", "hidden_size", "dropout", "init")
 Batch = tuple[Tensor, Tensor]  # (B, T) contexts and (B,) next characters
 
 
@@ -64,12 +62,9 @@ class NameModule(LightningModule):
         check_range(1, context_length=context_length, embedding_dim=embedding_dim, hidden_size=hidden_size)
         check_range(0, 1, "from 0 to below 1", dropout=dropout)
         check_range(0, 2**63, "from 0 to 2**63 - 1", init_seed=init_seed)
-        defaults = {name: p.default for name, p in signature(NameModule).parameters.items() if name in MLP_SETTINGS}
-        for name in MLP_SETTINGS if network != "mlp" else ():
-            if self.hparams[name] != defaults[name]:
-                raise UserError(f"model.{name} is a setting of the network mlp: omit it, or give model.network.{name}")
         self.vocabulary = Vocabulary(str(vocabulary))
-        self.hparams.network = complete_network(network)
+        if complete_network := namemlp.plug("complete_network"):
+            self.hparams.network = complete_network(self.hparams)
         self.network = build_network(self.hparams)
         self._metrics: dict[tuple[str, int], Any] = {}  # of each split and loader, new for each evaluation
         self.training_names = np.zeros(0, np.int32)  # the sorted `hash_names` of the lists it was trained on

@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 
 import namemlp
@@ -103,22 +101,6 @@ def network_settings(network: Settings) -> dict[str, Any]:
     if isinstance(network, dict) and "name" in network:
         return {name: value for name, value in network.items() if name != "name"}
     return init_args(network)
-
-
-def complete_network(network: Settings) -> Settings:
-    """A network that has a name, with all its settings. Raises: UserError: it does not take them."""
-    name = network if isinstance(network, str) else network.get("name")
-    if name == "mlp" or name not in namemlp.NETWORKS:
-        return network
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(network_class(name), skip={2})  # V and T are not settings
-    try:
-        settings = parser.parse_object(network_settings(network)).as_dict()
-    except ArgumentError as error:
-        raise UserError(f"network {name} does not take its settings: {shorten(str(error))}") from error
-    return {"name": name} | {
-        key: int(value) if type(value) is PositiveInt else value for key, value in settings.items()
-    }
 
 
 def init_args(settings: Settings) -> dict[str, Any]:
