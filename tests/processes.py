@@ -57,6 +57,11 @@ class Command:
             assert self.process.is_alive() or condition(), self.err
             time.sleep(0.0003)  # leaves the cores to the run
 
+    def wait_for_rewrite(self, path):
+        """Wait until a file has been written again."""
+        before = modified_at(path)
+        self.wait_for(lambda: modified_at(path) not in (None, before))
+
     def wait(self):
         """Its exit code, negative after a signal that killed it."""
         self.process.join(120)
@@ -72,6 +77,11 @@ class Command:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.join()
+
+
+def modified_at(path):
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
 
 
 def start_two(*arguments, rank="LOCAL_RANK", script=None, **environment):

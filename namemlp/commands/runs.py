@@ -9,21 +9,24 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning import Trainer
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from namemlp.commands.cli import TRAINER_DEFAULTS
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, shorten
 from namemlp.module import NameModule
+from namemlp.network import build_network
 from namemlp.optimizers import SGD
 from namemlp.runs import LOG_DIR, LastCheckpoint, flatten, is_run_folder, read_checkpoint, read_curves
 
+UNIMPORTANT = ("name", "trainer.max_steps", "trainer.default_root_dir", "trainer.enable_progress_bar")
 COLUMNS = ("run", "parameters", "steps", "seconds", "best_val", "last_val", "test", "settings")
 
 
 def runs(
     default_root_dir: str | None = None,
-    sort: Literal["run", "parameters", "steps", "seconds", "best_val", "last_val", "test"] = "best_val",
+    sort: Literal["run", "parameters", "steps", "seconds", "best_val", "last_val", "test", "settings"] = "best_val",
     csv: bool = False,
 ) -> None:
     """Print a line for each run in lightning_logs: its losses, and which of its settings are not the defaults.
@@ -61,36 +64,45 @@ def read_run(run: Path, folder: Path) -> dict[str, Any]:
     row["seconds"] = sum(map(seconds_of, run.glob("events.out.tfevents.*")))
     for path in (run / "checkpoints").glob("last.ckpt"):
         with suppress(UserError):  # it is damaged
-            row["parameters"] = sum(tensor.numel() for tensor in read_checkpoint(path)["state_dict"].values())
-    changed = changed_settings(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
-    row["settings"] = ", ".join(f"{name} {value}" for name, value in changed.items())
+            row["parameters"] = count_parameters(read_checkpoint(path))
+    try:
+        changed = changed_settings(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        row["settings"] = ", ".join(f"{name} {value}" for name, value in changed.items())
+    except (yaml.YAMLError, ValueError, AttributeError):  # not YAML, not UTF-8, no mapping
+        row["settings"] = "config.yaml is damaged"
     return row
 
 
-def seconds_of(events: Path) -> float:  # from the first to the last point of a file of one session
-    points = EventAccumulator(str(events), size_guidance={"scalars": 0}).Reload()
-    times = [point.wall_time for tag in points.Tags()["scalars"] for point in points.Scalars(tag)]
+def seconds_of(events: Path) -> float:  # from the first to the last event of a file, which one fit has written
+    times = [event.wall_time for event in EventFileLoader(str(events)).Load()]
     return max(times) - min(times) if times else 0.0
 
 
+def count_parameters(checkpoint: dict[str, Any]) -> int:
+    with suppress(UserError), torch.device("meta"):  # without memory
+        return sum(parameter.numel() for parameter in build_network(checkpoint["hyper_parameters"]).parameters())
+    return sum(tensor.numel() for tensor in checkpoint["state_dict"].values())  # of a class that is not imported here
+
+
 def changed_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a config.yaml that are not the defaults, but for the name and the number of steps."""
-    parts = {"data": NamesDataModule, "model": NameModule, "checkpoint": LastCheckpoint}
+    """The settings of a config.yaml that are not the defaults, but for those that say nothing of the result."""
+    parts = {"data": NamesDataModule, "model": NameModule, "checkpoint": LastCheckpoint, "trainer": Trainer}
     defaults = {f"{part}.{name}": p.default for part, c in parts.items() for name, p in signature(c).parameters.items()}
     defaults |= {f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()}
     defaults |= {"init_from": None, "baseline": True, "fast_matmul": True, "seed_everything": 2147483647}
-    for part in ("optimizer", "lr_scheduler"):
+    for part, module in {"optimizer": torch.optim, "lr_scheduler": torch.optim.lr_scheduler}.items():
         settings = config.get(part) or {}
-        used = getattr(torch.optim, str(settings.get("class_path")).rpartition(".")[2], None)
+        used = getattr(module, str(settings.get("class_path")).rpartition(".")[2], None)
         for name, p in signature(used).parameters.items() if used else ():
             defaults[f"{part}.init_args.{name}"] = p.default
-    defaults |= flatten({"optimizer": SGD, "lr_scheduler": None})
+    defaults |= flatten({"optimizer": SGD})
     changed = {}
     for name, value in flatten(config).items():
         default = defaults.get(name)
         default = list(default) if isinstance(default, tuple) else default
-        if value not in (default, None) and name not in ("name", "trainer.max_steps") and name in defaults:
-            changed[name.replace(".init_args", "").replace(".class_path", "")] = value
+        if value not in (default, None) and name not in UNIMPORTANT:
+            short = name.replace(".init_args", "").removesuffix(".class_path").replace("network.name", "network")
+            changed[short] = str(value).removeprefix("torch.optim.").removeprefix("lr_scheduler.")
     return changed
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from namemlp import NameModule
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -27,9 +29,32 @@ def test_runs_are_sorted_by_a_column_with_what_differs(fit, namemlp):
     assert [line.split()[0] for line in lines] == ["run", "version_0", "fast/version_0"]
 
 
+def test_a_network_and_its_settings_are_shown(namemlp):
+    settings = ["--model.network=deep", "--model.network.num_layers=2", "--model.network.batch_norm"]
+    settings += ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=9"]
+    assert namemlp("fit", "--data.path=names.txt", "--trainer.max_steps=3", *settings).code == 0
+    [row] = csv.DictReader(io.StringIO(namemlp("runs", "--csv", "--sort=settings").out))
+    shown = "model.network deep, model.network.num_layers 2, model.network.batch_norm True"
+    assert shown in row["settings"] and "lr_scheduler StepLR, lr_scheduler.step_size 9" in row["settings"]
+    assert "hidden_size" not in row["settings"] and "trainer" not in row["settings"]
+    checkpoint = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    model = NameModule(**checkpoint["hyper_parameters"])
+    assert int(row["parameters"]) == sum(parameter.numel() for parameter in model.parameters())  # no statistics
+
+
 def test_a_run_without_a_checkpoint_is_shown(fit, namemlp):
     fit(3, "--trainer.enable_checkpointing=false")
     assert namemlp("runs").out.splitlines()[1].split()[:2] == ["version_0", "3"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"a: [", b"\xff", b"3"])
+def test_a_damaged_run_is_shown(fit, namemlp, damage):
+    fit(3)
+    run = Path("lightning_logs/version_0")
+    for path in (run / "config.yaml", run / "checkpoints/last.ckpt", *run.glob("events*")):
+        path.write_bytes(damage)
+    result = namemlp("runs")
+    assert result.code == 0 and result.out.splitlines()[1].startswith("version_0")
 
 
 def test_no_run_is_an_error(namemlp):

@@ -1,7 +1,10 @@
 """Each network of the lectures trains, resumes exactly and is used by one setting."""
 
 import copy
+import os
 import re
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +13,11 @@ from torch import nn
 from namemlp import NETWORKS, NameModule, NamesDataModule, UserError
 from namemlp.network import eval_mode
 from namemlp.networks import BatchNorm, Transformer, WaveNet
-from tests.helpers import SMALL_LIST, assert_equal
-from tests.processes import start_two
+from tests.helpers import SMALL_LIST, assert_equal, curves
+from tests.processes import Command, start_two
 
 CHARACTERS = ".abcdefghijklmnopqrstuvwxyz"
+SETTINGS = ("--data.path=names.txt", "--data.batch_size=32", "--trainer.log_every_n_steps=5")
 NAMES = [name for name in NETWORKS if name != "mlp"]
 PARAMETERS = {  # at a context of 8 where the lectures have no other: as there, and as makemore prints them
     "linear": (1, 27 * 27),
@@ -28,8 +32,7 @@ def train(namemlp):
     """Run a short fit, which must succeed."""
 
     def run(steps, *settings):
-        small = ("--data.path=names.txt", "--data.batch_size=32", "--trainer.log_every_n_steps=5")
-        result = namemlp("fit", *small, f"--trainer.max_steps={steps}", *settings)
+        result = namemlp("fit", *SETTINGS, f"--trainer.max_steps={steps}", *settings)
         assert result.code == 0, result.err
         return result
 
@@ -73,16 +76,26 @@ def test_initial_weights_are_those_of_the_seed(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "deep with BatchNorm"])
-def test_a_command_resumes_exactly_and_uses_it(train, name):
+def test_a_killed_run_ends_as_an_uninterrupted_one(train, name):
     settings = ["--model.network=deep", "--model.network.batch_norm"] if " " in name else [f"--model.network={name}"]
-    settings += ["--model.context_length=4", "--trainer.val_check_interval=5", "--optimizer=AdamW"]
-    train(30, *settings)
-    train(13, *settings)
-    train(30, "--ckpt_path=last")
-    first, second = (
-        torch.load(f"lightning_logs/version_{run}/checkpoints/last.ckpt", weights_only=True) for run in (0, 1)
+    settings += ["--model.context_length=4", "--optimizer=AdamW", "--checkpoint.every_n_steps=5"]
+    uninterrupted, killed = (Path(f"lightning_logs/version_{run}") for run in (0, 1))
+    last = killed / "checkpoints/last.ckpt"
+    train(100, *settings)
+    run = Command("fit", *SETTINGS, *settings, "--trainer.max_steps=100")
+    try:
+        for _ in range(3):
+            run.wait_for_rewrite(last)
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    finally:
+        run.kill()
+    assert 0 < torch.load(last, weights_only=True)["global_step"] < 100
+    train(100, "--ckpt_path=last")
+    assert_equal(
+        *(torch.load(folder / "checkpoints/last.ckpt", weights_only=True) for folder in (killed, uninterrupted))
     )
-    assert_equal(first, second)
+    assert curves(killed) == curves(uninterrupted)
 
 
 @pytest.mark.parametrize("name", NAMES)

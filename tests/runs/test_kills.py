@@ -3,7 +3,6 @@
 `pytest tests/runs/test_kills.py -s` prints each kill.
 """
 
-import contextlib
 import os
 import random
 import signal
@@ -60,11 +59,11 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(fit, name):
         run = Command(*arguments)
         try:
             for _ in range(rng.randint(2, 6)):
-                wait_for_rewrite(run, last)
+                run.wait_for_rewrite(last)
             if kill % 2:  # every other one while a checkpoint is being saved
                 time.sleep(rng.uniform(0, 0.02))
             else:
-                wait_for_rewrite(run, unfinished)
+                run.wait_for_rewrite(unfinished)
             os.kill(run.pid, rng.choice(SIGNALS) if kill % 2 else signal.SIGKILL)
             code = run.wait()
         finally:
@@ -82,14 +81,3 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(fit, name):
     assert curves(killed) == curves(uninterrupted)
     assert sorted(os.listdir(killed / "checkpoints")) == sorted(os.listdir(uninterrupted / "checkpoints"))
     print(f"\n{name}: bit-identical to the uninterrupted run of {steps:,} steps, after", *kills_so_far, sep="\n  ")
-
-
-def wait_for_rewrite(run, path):
-    """Wait until a file has been written again."""
-    before = modified_at(path)
-    run.wait_for(lambda: modified_at(path) not in (None, before))
-
-
-def modified_at(path):
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_mtime_ns
