@@ -35,6 +35,7 @@ class WaveNet(nn.Module):
         widths = [embedding_dim, *[hidden_size] * num_layers]
         self.linears = nn.ModuleList(nn.Linear(2 * width, hidden_size, bias=not batch_norm) for width in widths[:-1])
         self.norms = nn.ModuleList(BatchNorm(hidden_size) if batch_norm else nn.Identity() for _ in self.linears)
+        self.tanh = nn.Tanh()
         self.output = nn.Linear(hidden_size, vocabulary_size)
         with torch.no_grad():
             self.output.weight.mul_(0.1)  # so that the first loss is about log V
@@ -44,5 +45,5 @@ class WaveNet(nn.Module):
         for linear, norm in zip(self.linears, self.norms, strict=True):
             B, places, width = h.shape
             h = linear(h.view(B, places // 2, 2 * width))  # (B, places / 2, H)
-            h = torch.tanh(norm(h.flatten(0, 1)).view(h.shape))  # normalized over batch and places
+            h = self.tanh(norm(h.flatten(0, 1)).view(h.shape))  # normalized over batch and places
         return self.output(h[:, 0])  # (B, 1, H) -> (B, V) logits

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard.summary import histogram_raw
 
@@ -26,7 +26,7 @@ NUM_NAMES, MAX_LENGTH, SEED = 20, 20, 0  # the same random numbers each time, so
 LAYOUT = {
     "namemlp": {
         "loss: train and val": ["Multiline", ["^train/loss$", "^val/loss$", "^val/counting_loss$"]],
-        "tanh units: share saturated, share dead": ["Multiline", ["^val/saturated_units$", "^val/dead_units$"]],
+        "tanh units: share saturated, share dead": ["Multiline", ["^val/saturated_units", "^val/dead_units$"]],
         "log10 of update size / weight size": ["Multiline", ["^weights/update/"]],
         "log10 of gradient size / weight size": ["Multiline", ["^weights/gradient/"]],
     }
@@ -48,9 +48,10 @@ class ModelDiagnostics(Callback):
     """Log to TensorBoard at each validation the embedding, names, tanh units, gradients and sizes of updates.
 
     At the start and at the end it logs which tanh units are saturated; at the end also the Projector, and the names of
-    the validation split with the lowest and with the highest loss.
+    the validation split with the lowest and with the highest loss. Of a network other than NameMLP it shows each
+    `nn.Tanh` as a layer, and the `nn.Embedding` of its characters.
 
-    It uses no random generator of training; without TensorBoardLogger, NameMLP or NamesDataModule it does nothing.
+    It uses no random generator of training; without TensorBoardLogger, NameModule or NamesDataModule it does nothing.
     """
 
     writer = None  # the SummaryWriter of a run that it knows
@@ -58,9 +59,8 @@ class ModelDiagnostics(Callback):
     @one_thread()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         is_known = isinstance(trainer.datamodule, NamesDataModule) and isinstance(pl_module, NameModule)
-        is_known = is_known and type(pl_module.network) is NameMLP and trainer.is_global_zero
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        self.writer = loggers[0].experiment if is_known and loggers else None
+        self.writer = loggers[0].experiment if is_known and trainer.is_global_zero and loggers else None
         if self.writer is not None:
             self.writer.add_custom_scalars(LAYOUT)
             if trainer.global_step == 0:
@@ -70,18 +70,18 @@ class ModelDiagnostics(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is None or trainer.sanity_checking:
             return
-        step, writer = trainer.global_step, self.writer
-        hidden = tanh_units(pl_module.network, trainer.datamodule.val_set)
-        num_dead = count_dead(pl_module.network, trainer.datamodule.val_set, hidden)
-        share = (hidden.abs() > SATURATED).float().mean().item()
-        values = {"val/saturated_units": share, "val/dead_units": num_dead / hidden.shape[1]}
-        sizes, gradients = update_sizes(trainer, pl_module)
-        values |= sizes
-        png, size = render_embedding(pl_module.network.embedding.weight, pl_module.vocabulary.characters)
-        image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
-        summary = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        summary.append(Summary.Value(tag="weights/embedding", image=image))
-        summary += histogram("val/tanh_units", hidden, 1)
+        step, writer, summary = trainer.global_step, self.writer, []
+        network, val_set = pl_module.network, trainer.datamodule.val_set
+        values, gradients = update_sizes(trainer, pl_module)
+        for layer, units in tanh_layers(network, val_set).items():
+            values[f"val/saturated_units{layer}"] = (units.abs() > SATURATED).float().mean().item()
+            if type(network) is NameMLP:
+                values["val/dead_units"] = count_dead(network, val_set, units) / units.shape[1]
+            summary += histogram(f"val/tanh_units{layer}", units, 1)
+        if embedding := character_embedding(pl_module):
+            picture = render_embedding(embedding.weight, pl_module.vocabulary.characters)
+            summary.append(image("weights/embedding", *picture))
+        summary += [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         for name, gradient in gradients.items():
             summary += histogram(f"weights/gradients/{name}", gradient, gradient.abs().max().item())
         writer.file_writer.add_summary(Summary(value=summary), step)
@@ -96,17 +96,24 @@ class ModelDiagnostics(Callback):
             self.log_saturation(trainer, pl_module)
             evaluation = evaluate_examples(pl_module.network, pl_module.vocabulary, trainer.datamodule.val_set)
             self.writer.add_text("val_names", describe_names_by_loss(evaluation), trainer.global_step)
-            characters = pl_module.vocabulary.characters
-            rows = [list(row) for row in zip(character_labels(characters), character_classes(characters), strict=True)]
-            weights, header = pl_module.network.embedding.weight.float(), ["character", "kind"]
-            self.writer.add_embedding(weights, rows, None, trainer.global_step, "characters", header)
+            if embedding := character_embedding(pl_module):
+                labels, kinds = (f(pl_module.vocabulary.characters) for f in (character_labels, character_classes))
+                rows, header = [list(row) for row in zip(labels, kinds, strict=True)], ["character", "kind"]
+                weights = embedding.weight.float()
+                self.writer.add_embedding(weights, rows, None, trainer.global_step, "characters", header)
 
     def log_saturation(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        hidden = tanh_units(pl_module.network, trainer.datamodule.val_set)
-        png, (width, height) = render_saturation(hidden.abs() > SATURATED)
-        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
-        values = [Summary.Value(tag="val/saturated", image=image)]
-        self.writer.file_writer.add_summary(Summary(value=values), trainer.global_step)
+        summary = []
+        for layer, units in tanh_layers(pl_module.network, trainer.datamodule.val_set).items():
+            summary.append(image(f"val/saturated{layer}", *render_saturation(units.abs() > SATURATED)))
+            if trainer.global_step == 0:  # at the end the validation has logged it
+                summary += histogram(f"val/tanh_units{layer}", units, 1)
+        self.writer.file_writer.add_summary(Summary(value=summary), trainer.global_step)
+
+
+def image(name: str, png: bytes, size: tuple[int, int]) -> Summary.Value:
+    encoded = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
+    return Summary.Value(tag=name, image=encoded)
 
 
 def histogram(name: str, values: Tensor, limit: float) -> list[Summary.Value]:
@@ -118,6 +125,36 @@ def histogram(name: str, values: Tensor, limit: float) -> list[Summary.Value]:
     limits = torch.linspace(-limit, limit, BINS + 1)[1:].tolist()
     counts = torch.histc(values, BINS, -limit, limit).tolist()
     return histogram_raw(name, -limit, limit, values.numel(), *sums, limits, counts).value
+
+
+def character_embedding(module: NameModule) -> nn.Embedding | None:
+    embeddings = (part for part in module.network.modules() if isinstance(part, nn.Embedding))
+    return next((part for part in embeddings if part.num_embeddings == len(module.vocabulary.characters)), None)
+
+
+@torch.inference_mode()
+def tanh_layers(network: nn.Module, examples: ContextDataset) -> dict[str, Tensor]:
+    """The tanh layers for 256 examples that are spread over a split, by what their names end in: (B, H) each.
+
+    Of NameMLP it is one, ""; of another network they are the `nn.Tanh` in it, "/1", "/2", …, at the last place.
+    """
+    if type(network) is NameMLP:
+        return {"": tanh_units(network, examples)}
+    layers: list[Tensor] = []
+    network = copy.deepcopy(network).eval()
+    for part in network.modules():
+        if isinstance(part, nn.Tanh):
+            part.register_forward_hook(lambda _, __, units: layers.append(units))
+    x = examples[evenly_spaced(examples, 256)][0].to(next(network.parameters()).device)
+    use_batch_statistics(network, x)
+    network(x)
+    return {f"/{n}": units.view(len(x), -1, units.shape[-1])[:, -1].float() for n, units in enumerate(layers, 1)}
+
+
+def use_batch_statistics(network: nn.Module, x: Tensor) -> None:  # as in training, where there is more than one example
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm1d) and len(x) > 1:
+            part.running_mean = part.running_var = None
 
 
 @torch.inference_mode()
@@ -156,17 +193,24 @@ def update_sizes(trainer: Trainer, module: NameModule) -> tuple[dict[str, float]
     count = trainer.datamodule.hparams.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     group, weights = optimizer.param_groups[0], dict(module.network.named_parameters())
     weights = {name: p for name, p in weights.items() if p.requires_grad}
-    with torch.inference_mode(False), torch.enable_grad():
+    no_cudnn = torch.backends.cudnn.flags(enabled=False)  # whose recurrent networks learn in training mode alone
+    with torch.inference_mode(False), torch.enable_grad(), no_cudnn:
         x, y = (part.to(module.device) for part in examples[evenly_spaced(examples, count)])
         is_sgd = type(optimizer) is torch.optim.SGD and not (group["momentum"] or group["weight_decay"])
-        if is_sgd and len(optimizer.param_groups) == 1 and not trainer.gradient_clip_val:  # a third of the time
+        if (
+            type(module.network) is NameMLP
+            and is_sgd
+            and len(optimizer.param_groups) == 1
+            and not trainer.gradient_clip_val
+        ):  # a third of the time
             gradients = torch.autograd.grad(F.cross_entropy(module.network(x), y), weights.values())
             changes = [group["lr"] * gradient for gradient in gradients]
         else:
             network, optimizer = copy.deepcopy((module.network, optimizer))
+            use_batch_statistics(network, x)
             F.cross_entropy(network(x), y).backward()
             trained = [p for p in network.parameters() if p.requires_grad]
-            gradients = [p.grad.clone() for p in trained]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
             module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()
             changes = [after - before for after, before in zip(trained, weights.values(), strict=True)]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from namemlp import NameModule, NamesDataModule
 from namemlp.network import NameMLP
 from namemlp.viz import ModelDiagnostics
-from namemlp.viz.diagnostics import LAYOUT, count_dead, tanh_units
+from namemlp.viz.diagnostics import LAYOUT, count_dead, tanh_layers, tanh_units
 from namemlp.viz.embedding_image import pca_2d
 from namemlp.viz.labels import character_classes, character_labels
 from namemlp.windows import ContextDataset
@@ -228,6 +228,43 @@ def test_diagnostics_do_not_change_a_run(fit):
     fit(20, *settings, "--trainer.logger=false")
     runs = [torch.load(path, weights_only=True) for path in (RUN / "checkpoints/last.ckpt", "checkpoints/last.ckpt")]
     assert_equal(*runs)
+
+
+@pytest.mark.parametrize("name, num_layers", [("linear", 0), ("deep", 2), ("wavenet", 2), ("gru", 0), ("bow", 1)])
+def test_other_networks_are_shown_and_not_changed(namemlp, name, num_layers):
+    settings = ["--data.path=names.txt", "--trainer.max_steps=20", "--trainer.val_check_interval=10"]
+    settings += ["--model.context_length=4", f"--model.network={name}"]
+    settings += ["--model.network.num_layers=2", "--model.network.batch_norm"] if name == "deep" else []
+    for logger in ("true", "false"):
+        assert namemlp("fit", *settings, f"--trainer.logger={logger}").code == 0
+    runs = [torch.load(path, weights_only=True) for path in (RUN / "checkpoints/last.ckpt", "checkpoints/last.ckpt")]
+    assert_equal(*runs)  # running statistics, too
+    events = EventAccumulator(str(RUN), size_guidance={"images": 0, "tensors": 0}).Reload()
+    tags, layers = events.Tags(), [f"/{n}" for n in range(1, num_layers + 1)]
+    weights = [name for name, p in NameModule(**runs[0]["hyper_parameters"]).network.named_parameters()]
+    assert {f"weights/update/{name}" for name in weights} <= set(tags["scalars"])
+    assert {f"weights/gradients/{name}" for name in weights} <= set(tags["histograms"])
+    assert [tag for tag in tags["histograms"] if "tanh" in tag] == [f"val/tanh_units{layer}" for layer in layers]
+    assert {f"val/saturated_units{layer}" for layer in layers} <= set(tags["scalars"])
+    embedding = set() if name == "linear" else {"weights/embedding"}
+    assert set(tags["images"]) == {f"val/saturated{layer}" for layer in layers} | embedding
+    assert [text.step for text in events.Tensors("names/text_summary")] == [10, 20]
+
+
+def test_tanh_layers_are_normalized_by_the_batch(folder):
+    data = NamesDataModule("names.txt", context_length=4)
+    data.setup("fit")
+    network = NameModule(data.vocabulary.characters, 4, network={"name": "deep", "batch_norm": True}).network
+    before = copy.deepcopy(network.state_dict())
+    layers = tanh_layers(network, data.val_set)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    x, _ = data.val_set[:]
+    h = network.train().embedding(x).flatten(1)
+    for part in network.layers[:3]:
+        h = part(h)
+    assert list(layers) == ["/1", "/2", "/3", "/4", "/5"]
+    torch.testing.assert_close(layers["/1"], h.detach())
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
