@@ -1,4 +1,4 @@
-"""The overlays of configs/lecture with several seeds: a table, and a figure of loss against parameters.
+"""The overlays of configs/lecture and tuned.yaml with several seeds: a table, and a figure of loss against parameters.
 
     python benchmarks/lectures.py [--path LIST --shuffles 3] --folder FOLDER [--seeds 1 2 3] [--overlays 2_mlp ...]
 
@@ -8,6 +8,7 @@ order and dropout. The lines in the figure are what counting n-grams gets, with 
 
 import os
 import statistics
+import sys
 from pathlib import Path
 
 from harness import ROOT, THREADS, fit_arguments, make_parser, whole_process
@@ -18,8 +19,10 @@ from namemlp.commands.runs import read_run
 from namemlp.datamodule import NamesDataModule
 from namemlp.lists import evaluate_counting
 
-OVERLAYS = sorted(path.stem for path in (ROOT / "configs/lecture").glob("*.yaml"))
-COLORS = {"makemore": "#d1495b", "lecture": "#1f5fa8"}
+OVERLAYS = [*sorted(path.stem for path in (ROOT / "configs/lecture").glob("*.yaml")), "tuned"]
+COLORS = {"makemore": "#d1495b", "tuned": "#2a9d4a"}  # all others are the lectures' own
+# Names that stand to the left of their point, so that none covers another.
+LEFT = ("makemore_transformer", "5_2_hierarchical", "5_3_larger", "3_2_tanh", "2_mlp")
 
 
 def plot_ladder(rows: dict[str, tuple[int, list[float]]], counting: dict[int, float]) -> Figure:
@@ -35,23 +38,17 @@ def plot_ladder(rows: dict[str, tuple[int, list[float]]], counting: dict[int, fl
         axes.axhline(loss, color="#999999", linewidth=0.8, linestyle="--")
         axes.text(1.0, loss, f" {n}-grams", transform=axes.get_yaxis_transform(), va="center", color="#555555")
     for name, (parameters, losses) in rows.items():
-        color = COLORS["makemore" if name.startswith("makemore") else "lecture"]
-        axes.plot([parameters] * 2, [min(losses), max(losses)], color=color, linewidth=3, alpha=0.4)
-        axes.plot(parameters, statistics.mean(losses), "o", color=color, markersize=5)
-        is_left = name in LEFT
-        offset, ha = ((-6, 0), "right") if is_left else ((6, 0), "left")
-        label = name.removeprefix("makemore_")
-        axes.annotate(
-            label, (parameters, statistics.mean(losses)), offset, textcoords="offset points", ha=ha, va="center"
-        )
-    axes.set(xscale="log", xlabel="parameters", ylabel="val/loss (nats)")
+        color, mean = COLORS.get(name.split("_")[0], "#1f5fa8"), statistics.mean(losses)
+        axes.plot([parameters] * 2, [min(losses), max(losses)], color=color, linewidth=4, alpha=0.4)
+        axes.plot(parameters, mean, "o", color=color, markersize=5)
+        offset, side = ((-6, 0), "right") if name in LEFT else ((6, 0), "left")
+        axes.annotate(name, (parameters, mean), offset, textcoords="offset points", ha=side, va="center")
+    title = "loss against parameters: points are means of seeds, bars from the lowest to the highest"
+    axes.set(xscale="log", xlabel="parameters", ylabel="val/loss (nats)", title=title)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     return figure
-
-
-LEFT = ("makemore_transformer", "5_3_larger", "3_2_tanh", "2_mlp")  # names that stand on the left of their point
 
 
 def main() -> None:
@@ -71,21 +68,21 @@ def main() -> None:
             name = f"{overlay}_seed{seed}"
             if not (logs / name).exists():
                 seeds = [f"--seed_everything={seed}", f"--model.init_seed={seed}", f"--name={name}"]
-                configs = ("base", f"lecture/{overlay}")
+                configs = ("base", overlay if overlay == "tuned" else f"lecture/{overlay}")
                 whole_process(fit_arguments(*settings, *seeds, configs=configs), ".", args.threads)
             runs.append(read_run(logs / name / "version_0", logs))
+            if runs[-1]["test"] is None:
+                sys.exit(f"{logs / name} has not ended: resume it, or remove it")
         losses = [run["last_val"] for run in runs]
         rows[overlay] = runs[0]["parameters"], losses
-        cells = [f"{runs[0]['parameters']:,}", f"{statistics.mean(losses):.4f}", ", ".join(f"{x:.4f}" for x in losses)]
-        print(
-            f"| `{overlay}` | {' | '.join(cells)} | {statistics.median(run['seconds'] for run in runs):.0f} |",
-            flush=True,
-        )
+        each, seconds = ", ".join(f"{loss:.4f}" for loss in losses), statistics.median(run["seconds"] for run in runs)
+        cells = f"`{overlay}`", f"{rows[overlay][0]:,}", f"{statistics.mean(losses):.4f}", each, f"{seconds:.0f}"
+        print(f"| {' | '.join(cells)} |", flush=True)
     if args.picture:
         data = NamesDataModule(path, shuffles=args.shuffles)
         data.setup("fit")
         models = [model for model in evaluate_counting(data.splits, 6) if model.smoothing == "Kneser-Ney"]
-        counting = {model.n: model.losses[1] for model in models if model.n > 1}
+        counting = {model.n: model.losses[1] for model in models if model.n in (2, 3, 4, 6)}  # 5 is close to 6
         plot_ladder(rows, counting).savefig(args.picture, dpi=80)
 
 

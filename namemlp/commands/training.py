@@ -186,6 +186,8 @@ def print_counting(trainer: Trainer, val_loss: float) -> None:
     for baseline in trainer.callbacks:
         if not isinstance(baseline, lists.CountingBaseline):
             continue
+        if baseline.model is None and trainer.global_step == 0:  # max_steps is 0
+            return
         if baseline.model is None:
             print("counting left out, as the list is long: `namemlp baseline` shows it")
             return
