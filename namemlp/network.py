@@ -19,9 +19,8 @@ class NameMLP(nn.Module):
 
     Args:
         vocabulary_size, context_length, embedding_dim, hidden_size: V (with the end mark), T, C and H.
-        init: `notebook`: every tensor N(0, 1). `small_output`: logits a hundredth of that, so that the untrained loss
-            is about log V. `scaled`: He et al. (2015), weights N(0, gain² / fan-in) and biases 0: the same, and tanh
-            units that are not saturated. `zeros`: every tensor 0, from which only the last bias learns.
+        init: `notebook`: every tensor N(0, 1). `small_output`: logits a hundredth of that, a first loss of about log V.
+            `scaled`: He et al. (2015), N(0, gain² / fan-in), biases 0: nor are tanh units saturated. `zeros`: all 0.
         seed: of the one generator that all tensors are drawn from.
         dropout: probability that a tanh unit is left out of a training step.
     """

@@ -12,16 +12,14 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        if len(x) == 1:
-            self.eval()
-            try:
-                return super().forward(x)
-            finally:
-                self.train()
-        x = super().forward(x)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        is_training = self.training
+        self.train(is_training and len(x) > 1)
+        try:
+            x = super().forward(x)
+        finally:
+            self.train(is_training)
+        # Also a process whose last batch is of one takes part: the others wait for it.
+        if is_training and torch.distributed.is_available() and torch.distributed.is_initialized():
             statistics = torch.stack([self.running_mean, self.running_var])
             torch.distributed.all_reduce(statistics)
             self.running_mean, self.running_var = statistics / torch.distributed.get_world_size()

@@ -81,7 +81,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(train, name):
     settings += ["--model.context_length=4", "--optimizer=AdamW", "--checkpoint.every_n_steps=5"]
     uninterrupted, killed = (Path(f"lightning_logs/version_{run}") for run in (0, 1))
     last = killed / "checkpoints/last.ckpt"
-    train(100, *settings)
+    train(100, *settings, "--trainer.strategy=auto")  # not in blocks
     run = Command("fit", *SETTINGS, *settings, "--trainer.max_steps=100")
     try:
         for _ in range(3):
@@ -197,6 +197,17 @@ def test_two_processes_share_the_statistics_of_batch_norm(folder):
     assert one["network.norms.0.running_var"].ne(1).all()
     for name, values in one.items():
         torch.testing.assert_close(other[name], values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("left", [1, 3])  # examples of the last batch: for one process, and 2 and 1
+def test_two_processes_take_a_last_batch_of_one(folder, left):
+    data = NamesDataModule("names.txt", context_length=4)
+    data.setup("fit")
+    batch_size = next(n for n in range(2, 100) if len(data.train_set) % (2 * n) == left)
+    settings = ("--data.path=names.txt", f"--data.batch_size={batch_size}", "--model.context_length=4")
+    settings += ("--model.network=deep", "--model.network.batch_norm", "--trainer.max_epochs=2", "--trainer.devices=2")
+    for command in start_two("fit", *settings, "--trainer.strategy=fused_ddp", "--trainer.max_steps=-1"):
+        command.result()
 
 
 def test_fit_says_what_the_loss_is_before_the_first_step(fit):
