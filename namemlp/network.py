@@ -83,7 +83,7 @@ def build_network(hparams: dict[str, Any]) -> nn.Module:
             settings = {name: hparams[name] for name in ("embedding_dim", "hidden_size", "init", "dropout")}
             return NameMLP(*sizes, **settings, seed=hparams["init_seed"])
         with torch.random.fork_rng([]):
-            torch.manual_seed(hparams["init_seed"])
+            torch.default_generator.manual_seed(hparams["init_seed"])  # not those of GPUs
             return network_class(network)(*sizes, **network_settings(network))
     except RuntimeError as error:
         raise UserError(f"a model of this size cannot be made: {shorten(str(error))}") from error

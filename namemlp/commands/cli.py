@@ -49,6 +49,11 @@ TITLES = {
 class FullParser(OneLineErrorParser, LightningArgumentParser):
     """Lightning's parser, whose errors are one sentence."""
 
+    network_help = ""
+
+    def format_help(self) -> str:
+        return super().format_help() + self.network_help
+
 
 class FullCLI(NameCLI):
     """All subcommands. A checkpoint's own settings are the defaults of what is done with it, so that it is enough."""
@@ -106,10 +111,12 @@ class FullCLI(NameCLI):
         shown = RESULT_OPTIONS | EXTRA_OPTIONS[command].keys() if is_result else None
         internals.hide_options(parser, {"data", "model", "checkpoint", "trainer"}, shown)
         if not is_result:
-            parser.epilog = network_help(sys.argv[2:])
+            parser.network_help = network_help(sys.argv[2:])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args, network_settings = split_options(sys.argv[1:] if args is None else args)
+        printed = [arg for arg in args if network_settings and arg.startswith("--print_config")]  # at last
+        args = [arg for arg in args if arg not in printed]
         self.config = parser.parse_args(args)
         command = self.config.subcommand
         settings, subparser = self.config[command], self._subcommand_parsers[command]
@@ -138,7 +145,7 @@ class FullCLI(NameCLI):
                     args = [*args[:i], f"--{name}=null", *args[i:]]
                     self.config = parser.parse_args(args)
         if network_settings:
-            args = [*args, network_option(self.config[command].model.network, network_settings)]
+            args = [*args, network_option(self.config[command].model.network, network_settings), *printed]
             self.config = parser.parse_args(args)
         validate_settings(self.config[command])
         self.config.pop(f"{command}.ckpt_path")  # a run's config.yaml holds only what a new run can use

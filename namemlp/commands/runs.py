@@ -20,7 +20,13 @@ from namemlp.network import build_network
 from namemlp.optimizers import SGD
 from namemlp.runs import LOG_DIR, LastCheckpoint, flatten, is_run_folder, read_checkpoint, read_curves
 
-UNIMPORTANT = ("name", "trainer.max_steps", "trainer.default_root_dir", "trainer.enable_progress_bar")
+UNIMPORTANT = (
+    "name",
+    "data.vocabulary",
+    "trainer.max_steps",
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+)
 COLUMNS = ("run", "parameters", "steps", "seconds", "best_val", "last_val", "test", "settings")
 
 
@@ -39,7 +45,7 @@ def runs(
     rows = [read_run(run, folder) for run in (*folder.glob("*"), *folder.glob("*/*")) if is_run_folder(run)]
     if not rows:
         raise UserError(f"there is no run in {folder}: run fit first, or give another trainer.default_root_dir")
-    rows.sort(key=lambda row: (row[sort] is None, row[sort], row["run"]))
+    rows.sort(key=lambda row: (row[sort] is None or row[sort] != row[sort], row[sort], row["run"]))  # NaN last
     if csv:
         writer = csv_module.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
@@ -61,14 +67,14 @@ def read_run(run: Path, folder: Path) -> dict[str, Any]:
     row |= {"run": str(run.relative_to(folder)), "steps": last_step}
     row |= {"best_val": min(losses, default=None), "last_val": losses[-1] if losses else None}
     row["test"] = curves.get("whole/test_loss", ([], [None]))[1][-1]
-    row["seconds"] = sum(map(seconds_of, run.glob("events.out.tfevents.*")))
+    row["seconds"] = sum(seconds_of(path) for path in run.glob("events.out.tfevents.*") if path.is_file())
     for path in (run / "checkpoints").glob("last.ckpt"):
         with suppress(UserError):  # it is damaged
             row["parameters"] = count_parameters(read_checkpoint(path))
     try:
         changed = changed_settings(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
         row["settings"] = ", ".join(f"{name} {value}" for name, value in changed.items())
-    except (yaml.YAMLError, ValueError, AttributeError):  # not YAML, not UTF-8, no mapping
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError):  # not YAML, not UTF-8, no mapping of names
         row["settings"] = "config.yaml is damaged"
     return row
 
@@ -89,7 +95,13 @@ def changed_settings(config: dict[str, Any]) -> dict[str, Any]:
     parts = {"data": NamesDataModule, "model": NameModule, "checkpoint": LastCheckpoint, "trainer": Trainer}
     defaults = {f"{part}.{name}": p.default for part, c in parts.items() for name, p in signature(c).parameters.items()}
     defaults |= {f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()}
-    defaults |= {"init_from": None, "baseline": True, "fast_matmul": True, "seed_everything": 2147483647}
+    defaults |= {
+        "trainer.precision": "32-true",
+        "init_from": None,
+        "baseline": True,
+        "fast_matmul": True,
+        "seed_everything": 2147483647,
+    }
     for part, module in {"optimizer": torch.optim, "lr_scheduler": torch.optim.lr_scheduler}.items():
         settings = config.get(part) or {}
         used = getattr(module, str(settings.get("class_path")).rpartition(".")[2], None)

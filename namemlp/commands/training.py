@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from namemlp import lists, runs
 from namemlp.commands.lr_find import lr_range_test, save_results
@@ -19,6 +20,7 @@ from namemlp.commands.sample import write_lines
 from namemlp.datamodule import NamesDataModule
 from namemlp.errors import UserError, shorten
 from namemlp.module import NameModule
+from namemlp.network import eval_mode
 from namemlp.optimizers import INVALID_SETTINGS
 from namemlp.sampling import sum_per_name
 
@@ -36,6 +38,8 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
         print(f"already at step {checkpoint['global_step']:,}: {reason or 'raise --trainer.max_steps to continue'}")
         return
     num_names = data.splits.num_names
+    if model.hparams.network != "mlp":
+        try_network(model, data.val_set[:2][0])
     if trainer.is_global_zero and path is None:
         loss, size = model.evaluate([data.val_set[:4096]])["loss"], len(data.vocabulary)
         guess = f"guessing among {size} characters has log {size} = {math.log(size):.4f}"
@@ -128,6 +132,21 @@ def try_optimizer(model: NameModule) -> None:
             config["scheduler"].step(*([torch.inf] if "monitor" in config else []))  # of a ReduceLROnPlateau
     except Exception as error:  # of a class that the settings name
         raise UserError(f"{INVALID_SETTINGS}: {shorten(str(error))}") from error
+
+
+def try_network(model: NameModule, x: Tensor) -> None:
+    """Raise a UserError where a network that the settings name does not make (B, V) logits of (B, T) ids."""
+    name = model.hparams.network if isinstance(model.hparams.network, str) else model.hparams.network["name"]
+    try:
+        with eval_mode(model):
+            logits = model(x)
+        if logits.shape == (len(x), len(model.vocabulary)) and logits.is_floating_point():
+            return
+        made = f"{tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
+    except Exception as error:
+        made = shorten(str(error))
+    wanted = f"takes {tuple(x.shape)} ids and returns {(len(x), len(model.vocabulary))} logits"
+    raise UserError(f"model.network {name} is no network that {wanted}: {made}")
 
 
 @contextmanager

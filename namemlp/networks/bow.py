@@ -9,11 +9,12 @@ class BagOfWords(nn.Module):
 
     Args:
         vocabulary_size, context_length: V (with the end mark) and T
-        embedding_dim, hidden_size: C, and the units of the small network
+        embedding_dim: embedding dimension (C)
+        hidden_size: tanh units of the small network (H)
     """
 
     def __init__(
-        self, vocabulary_size: int, context_length: int, embedding_dim: PositiveInt = 64, hidden_size: int = 64
+        self, vocabulary_size: int, context_length: int, embedding_dim: PositiveInt = 64, hidden_size: PositiveInt = 64
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)

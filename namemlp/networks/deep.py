@@ -17,7 +17,9 @@ class Deep(nn.Module):
 
     Args:
         vocabulary_size, context_length: V (with the end mark) and T
-        embedding_dim, hidden_size, num_layers: C, H, and how many tanh layers
+        embedding_dim: embedding dimension (C)
+        hidden_size: units of a tanh layer (H)
+        num_layers: tanh layers
         batch_norm: normalize what goes into each tanh, and the logits, over the batch (Ioffe and Szegedy, 2015)
         init: notebook: weights N(0, 1 / fan-in); scaled: times 5/3, the gain of tanh; small_output: and the logits
             times 0.1, so that the first loss is about log V

@@ -9,13 +9,14 @@ class RNN(nn.Module):
 
     Args:
         vocabulary_size, context_length: V (with the end mark) and T
-        embedding_dim, hidden_size: C and H
+        embedding_dim: embedding dimension (C)
+        hidden_size: units of the state (H)
     """
 
     kind = nn.RNN  # h = tanh(W x + U h + b)
 
     def __init__(
-        self, vocabulary_size: int, context_length: int, embedding_dim: PositiveInt = 64, hidden_size: int = 64
+        self, vocabulary_size: int, context_length: int, embedding_dim: PositiveInt = 64, hidden_size: PositiveInt = 64
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
@@ -32,7 +33,8 @@ class GRU(RNN):
 
     Args:
         vocabulary_size, context_length: V (with the end mark) and T
-        embedding_dim, hidden_size: C and H
+        embedding_dim: embedding dimension (C)
+        hidden_size: units of the state (H)
     """
 
     kind = nn.GRU

@@ -1,8 +1,10 @@
 """A causal Transformer at makemore's default size."""
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveInt, restricted_number_type
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)])
 
 
 class Block(nn.Module):
@@ -35,7 +37,9 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary_size, context_length: V (with the end mark) and T
-        embedding_dim, num_heads, num_layers: C, heads (a divisor of C) and blocks
+        embedding_dim: embedding dimension (C), a multiple of the heads
+        num_heads: heads of the attention in a block
+        num_layers: blocks
         dropout: probability that a number that a block adds is left out
 
     Raises: ValueError: C is no multiple of the heads.
@@ -48,7 +52,7 @@ class Transformer(nn.Module):
         embedding_dim: PositiveInt = 64,
         num_heads: PositiveInt = 4,
         num_layers: PositiveInt = 4,
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
         if embedding_dim % num_heads:

@@ -12,7 +12,8 @@ class WaveNet(nn.Module):
 
     Args:
         vocabulary_size, context_length: V (with the end mark) and T, a power of 2 of at least 2
-        embedding_dim, hidden_size: C and H
+        embedding_dim: embedding dimension (C)
+        hidden_size: units of a layer (H)
         batch_norm: normalize what goes into each tanh, over the batch and all places
 
     Raises: ValueError: T is no such number.

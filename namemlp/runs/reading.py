@@ -12,7 +12,7 @@ import fsspec
 import torch
 
 from namemlp import NETWORKS
-from namemlp.errors import UserError
+from namemlp.errors import UserError, shorten
 from namemlp.network import build_network, network_settings
 from namemlp.runs.folders import LOG_DIR, find_checkpoints
 
@@ -23,6 +23,7 @@ ALLOWED_GLOBALS = re.compile(
 )
 IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 MAX_VALUES = 1_000_000  # in a checkpoint; ours have some thousand
+NO_NETWORKS = ("namemlp", "torch", "lightning", "torchmetrics")  # whose other classes a checkpoint does not name
 REQUIRED_KEYS = {"hyper_parameters", "state_dict", "global_step", "pytorch-lightning_version"}
 RESUME_KEYS = {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
 # The Trainer's settings that decide what a step is, and the only ones that a checkpoint may give.
@@ -157,15 +158,20 @@ def check_values(checkpoint: dict[str, Any], is_name_module: bool) -> None:
 def check_shapes(hparams: dict[str, Any], state_dict: dict[str, Any]) -> None:
     """Compare the tensors that settings ask for with those that are there, before memory is taken for them."""
     network, shapes = hparams.get("network", "mlp"), {}
+    name = network.get("name") if isinstance(network, dict) else network
+    if not isinstance(name, str) or (name not in NETWORKS and name.split(".")[0] in NO_NETWORKS):
+        raise UnsafeCheckpointError(f"has {shorten(str(network))} as its network")
     if network == "mlp":
         V, T = len(hparams["vocabulary"]), hparams["context_length"]
         C, H = hparams["embedding_dim"], hparams["hidden_size"]
         shapes = {"embedding.weight": (V, C), "hidden.weight": (H, T * C), "output.weight": (V, H)}
-    elif isinstance(network, dict) and network.get("name") in NETWORKS:
+    elif name in NETWORKS:
         numbers = sum(tensor.numel() for tensor in state_dict.values())
-        for name, size in (("context_length", hparams["context_length"]), *network_settings(network).items()):
-            if isinstance(size, int) and size > (len(state_dict) if name == "num_layers" else numbers):
-                raise UnsafeCheckpointError(f"says that {name} is {size:,}, for which it holds too little")
+        limits = {"num_layers": len(state_dict), "context_length": max(numbers, 2**16)}
+        settings = {"context_length": hparams["context_length"], **network_settings(network)}
+        for setting, size in settings.items():
+            if isinstance(size, int) and size > limits.get(setting, numbers):
+                raise UnsafeCheckpointError(f"says that {setting} is {size:,}, for which it holds too little")
         with torch.device("meta"):  # tensors without memory
             shapes = {name: tuple(p.shape) for name, p in build_network(hparams).state_dict().items()}
     for name, shape in shapes.items():

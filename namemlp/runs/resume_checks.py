@@ -43,7 +43,8 @@ def check_resume(
             differences = mismatches(name for name in names if name.startswith(part))  # the class first
             is_same_class = ours.get(f"{part}.class_path") == saved.get(f"{part}.class_path")
             optimizer_changes += differences if is_same_class else differences[:1]
-        step_changes = mismatches(name for name in STEP_KEYS if name in saved)
+        steps_of_network = [f"model.network.{name}" for name in ("dropout", "init")]
+        step_changes = mismatches(name for name in [*STEP_KEYS, *steps_of_network] if name in saved)
     # A changed list would be split differently, and names that were trained on would come up in validation.
     is_same_path = ours["data.path"] == saved.get("data.path", ours["data.path"])
     sha256 = checkpoint.get("NamesDataModule", {}).get("sha256")
@@ -53,7 +54,15 @@ def check_resume(
             f"{data.source} (SHA-256 {data.splits.sha256[:8]}…) is not the list that {path} was trained on, which was "
             f"{saved.get('data.path') or 'the bundled one'} as it was then ({str(sha256)[:8]}…)"
         )
-    shape_changes = mismatches([*SHAPE_KEYS, *(name for name in names if name.startswith("model.network"))])
+    networks = [settings.get("model.network.name", settings.get("model.network")) for settings in (ours, saved)]
+    if networks[0] != networks[1]:
+        raise UserError(
+            f"model.network is {networks[0]} here but {networks[1]} in {path}: match it, or start a new run"
+        )
+    of_network = (
+        name for name in names if name.startswith("model.network.") and not name.endswith((".dropout", ".init"))
+    )
+    shape_changes = mismatches([*SHAPE_KEYS, *of_network])
     changes = data_changes + optimizer_changes + step_changes
     if changes and not allow_changes:
         way_out = "match it" if len(changes) == 1 else "match them"

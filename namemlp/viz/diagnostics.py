@@ -148,7 +148,8 @@ def tanh_layers(network: nn.Module, examples: ContextDataset) -> dict[str, Tenso
     x = examples[evenly_spaced(examples, 256)][0].to(next(network.parameters()).device)
     use_batch_statistics(network, x)
     network(x)
-    return {f"/{n}": units.view(len(x), -1, units.shape[-1])[:, -1].float() for n, units in enumerate(layers, 1)}
+    layers = [units for units in layers if units.dim() > 1 and len(units) == len(x)]
+    return {f"/{n}": units.reshape(len(x), -1, units.shape[-1])[:, -1].float() for n, units in enumerate(layers, 1)}
 
 
 def use_batch_statistics(network: nn.Module, x: Tensor) -> None:  # as in training, where there is more than one example
@@ -210,7 +211,7 @@ def update_sizes(trainer: Trainer, module: NameModule) -> tuple[dict[str, float]
             use_batch_statistics(network, x)
             F.cross_entropy(network(x), y).backward()
             trained = [p for p in network.parameters() if p.requires_grad]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense().clone() for p in trained]
             module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
             optimizer.step()
             changes = [after - before for after, before in zip(trained, weights.values(), strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from namemlp import NETWORKS, NameModule, NamesDataModule, UserError
@@ -121,7 +122,15 @@ def test_sample_predict_plot_and_export(train, namemlp, name):
             {"network": {"name": "transformer", "num_heads": 5}},
             "embedding_dim is 64: it must be a multiple of num_heads",
         ),
-        ({"network": "lstm"}, "lstm is not an imported Module class"),
+        (
+            {"network": {"name": "transformer", "dropout": 1.0}},
+            "network transformer does not take its settings: .*dropout",
+        ),
+        ({"network": {"name": "deep", "init": None}}, "network deep does not take its settings: init is null"),
+        ({"network": {"name": "mlp", "hidden_size": 9}}, "model.network.hidden_size: the network is mlp"),
+        ({"network": "lstm"}, "model.network is lstm: use one of mlp, linear, deep"),
+        ({"network": None}, "model.network is None: give a name"),
+        ({"network": {"num_layers": 2}}, "model.network is .*: give a name"),
     ],
     ids=str,
 )
@@ -139,6 +148,56 @@ def test_the_command_takes_settings_of_a_network(train, namemlp):
     assert result.code == 2 and "model.network.units: the network is mlp" in result.err
 
 
+@pytest.mark.parametrize("value", ["{a", "*x", "[" * 3000])
+def test_a_setting_that_is_no_value_is_an_error(namemlp, value):
+    result = namemlp("fit", "--model.network=deep", "--model.network.num_layers", value)
+    assert result.code == 2 and "for model.network.num_layers" in result.err and result.err.count("\n") == 1
+
+
+def test_the_printed_config_has_the_settings(namemlp):
+    out = namemlp("fit", "--model.network=deep", "--model.network.num_layers=2", "--print_config").out
+    assert yaml.safe_load(out)["model"]["network"] == {"name": "deep", "num_layers": 2}
+
+
+def test_a_class_path_is_the_network_of_that_name(train, namemlp):
+    network = "{class_path: namemlp.networks.deep.Deep, init_args: {hidden_size: 9}}"
+    train(4, f"--model.network={network}", "--model.network.num_layers=2")
+    resume = ("--config=lightning_logs/version_0/config.yaml", "--ckpt_path=last", "--trainer.max_steps=6")
+    assert namemlp("fit", *resume).code == 0
+    saved = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+    network = saved["hyper_parameters"]["network"]
+    assert (network["name"], network["hidden_size"], network["num_layers"]) == ("deep", 9, 2)
+    assert namemlp("test", "--ckpt_path=last").code == 0
+
+
+def test_a_context_may_be_longer_than_the_weights_are_many(train, namemlp):
+    train(
+        2,
+        "--model.network=rnn",
+        "--model.network={name: rnn, embedding_dim: 1, hidden_size: 1}",
+        "--model.context_length=200",
+    )
+    assert namemlp("sample", "--ckpt_path=last", "--num_names=2", "--max_length=5").code == 0
+
+
+def test_another_network_or_setting_is_refused_on_resume(train, namemlp):
+    train(2, "--model.network=transformer", "--model.network.num_layers=1")
+    resume = ("fit", "--ckpt_path=last", "--data.path=names.txt", "--trainer.max_steps=4")
+    assert "model.network is gru here but transformer in" in namemlp(*resume, "--model.network=gru").err
+    assert "model.network.num_layers is 2 here but 1 in" in namemlp(*resume, "--model.network.num_layers=2").err
+    result = namemlp(*resume, "--model.network.dropout=0.5")
+    assert result.code == 2 and "model.network.dropout is 0.5 here but 0.0" in result.err
+    assert namemlp(*resume, "--model.network.dropout=0.5", "--allow_changes").code == 0
+
+
+@pytest.mark.parametrize("name", ["torch.nn.Linear", "torch.nn.Embedding", "namemlp.networks.batch_norm.BatchNorm"])
+def test_a_class_that_makes_no_logits_is_an_error(namemlp, name):
+    result = namemlp("fit", "--data.path=names.txt", f"--model.network={name}")
+    assert result.code == 2 and f"model.network {name} is no network that takes" in result.err
+    assert not Path("lightning_logs").exists()
+
+
 def test_a_checkpoint_that_claims_a_large_network_is_refused(train, namemlp):
     train(2, "--model.network=transformer", "--model.network.num_layers=1")
     path = "lightning_logs/version_0/checkpoints/last.ckpt"
@@ -151,6 +210,11 @@ def test_a_checkpoint_that_claims_a_large_network_is_refused(train, namemlp):
         torch.save(hostile, "hostile.ckpt")
         result = namemlp("sample", "--ckpt_path=hostile.ckpt")
         assert result.code == 2 and message in result.err, name
+    for network in (None, 3, {"class_path": "namemlp.networks.Deep"}, {"name": "torch.nn.Transformer"}):
+        checkpoint["hyper_parameters"]["network"] = network
+        torch.save(checkpoint, "hostile.ckpt")
+        result = namemlp("sample", "--ckpt_path=hostile.ckpt")
+        assert result.code == 2 and "as its network" in result.err, network
 
 
 def test_batch_norm_is_that_of_torch_and_takes_a_batch_of_one():
