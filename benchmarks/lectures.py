@@ -22,7 +22,7 @@ from namemlp.lists import evaluate_counting
 OVERLAYS = [*sorted(path.stem for path in (ROOT / "configs/lecture").glob("*.yaml")), "tuned"]
 COLORS = {"makemore": "#d1495b", "tuned": "#2a9d4a"}  # all others are the lectures' own
 # Names that stand to the left of their point, so that none covers another.
-LEFT = ("makemore_transformer", "5_2_hierarchical", "5_3_larger", "3_2_tanh", "2_mlp")
+LEFT = ("makemore_transformer", "5_1_context_8", "5_2_hierarchical", "5_3_larger", "3_2_tanh", "2_mlp", "tuned")
 
 
 def plot_ladder(rows: dict[str, tuple[int, list[float]]], counting: dict[int, float]) -> Figure:
