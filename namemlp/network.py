@@ -85,8 +85,8 @@ def build_network(hparams: dict[str, Any]) -> nn.Module:
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(hparams["init_seed"])  # not those of GPUs
             return network_class(network)(*sizes, **network_settings(network))
-    except RuntimeError as error:
-        raise UserError(f"a model of this size cannot be made: {shorten(str(error))}") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise UserError(f"a model of this size cannot be made: {shorten(str(error)) or 'out of memory'}") from error
     except (TypeError, ValueError, LookupError) as error:
         raise UserError(f"network {network} does not take its settings: {shorten(str(error))}") from error
 

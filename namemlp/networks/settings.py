@@ -47,13 +47,18 @@ def split_network(network: Any) -> tuple[str, dict[str, Any]]:
 
 
 def check_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a network as plain values. Raises: UserError: one is unknown, or not of its type."""
+    known = [*signature(network_class(name)).parameters][2:]  # V and T are not settings
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(network_class(name), skip={2})  # V and T are not settings
-    try:
-        for option, value in settings.items():
+    parser.add_class_arguments(network_class(name), skip={2})
+    for option, value in settings.items():
+        if option not in known:
+            raise UserError(f"model.network.{option}: {name} has no such setting, but {', '.join(known)}")
+        try:
             if value is None:
-                raise ArgumentError(None, f"{option} is null")
-        complete = parser.parse_object(settings).as_dict()
-    except (ArgumentError, RecursionError) as error:
-        raise UserError(f"network {name} does not take its settings: {shorten(str(error))}") from error
-    return json.loads(json.dumps(complete))  # as plain numbers, which a checkpoint can hold
+                raise ArgumentError(None, "null")
+            parser.parse_object({option: value}, defaults=False)
+        except (ArgumentError, RecursionError) as error:
+            way_out = f"see `namemlp fit --model.network {name} --help`"
+            raise UserError(f"invalid value {shorten(str(value))} for model.network.{option}: {way_out}") from error
+    return json.loads(json.dumps(parser.parse_object(settings).as_dict()))  # without jsonargparse's types of numbers
