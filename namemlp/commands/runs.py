@@ -45,7 +45,8 @@ def runs(
     rows = [read_run(run, folder) for run in (*folder.glob("*"), *folder.glob("*/*")) if is_run_folder(run)]
     if not rows:
         raise UserError(f"there is no run in {folder}: run fit first, or give another trainer.default_root_dir")
-    rows.sort(key=lambda row: (row[sort] is None or row[sort] != row[sort], row[sort], row["run"]))  # NaN last
+    missing = [row for row in rows if row[sort] in (None, "") or row[sort] != row[sort]]  # NaN too
+    rows = sorted((row for row in rows if row not in missing), key=lambda row: (row[sort], row["run"])) + missing
     if csv:
         writer = csv_module.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
@@ -65,7 +66,10 @@ def read_run(run: Path, folder: Path) -> dict[str, Any]:
     losses = curves.get("val/loss", ([], []))[1]
     last_step = max((step for steps, _ in curves.values() for step in steps), default=0)
     row |= {"run": str(run.relative_to(folder)), "steps": last_step}
-    row |= {"best_val": min(losses, default=None), "last_val": losses[-1] if losses else None}
+    row |= {
+        "best_val": min((loss for loss in losses if loss == loss), default=None),
+        "last_val": losses[-1] if losses else None,
+    }
     row["test"] = curves.get("whole/test_loss", ([], [None]))[1][-1]
     row["seconds"] = sum(seconds_of(path) for path in run.glob("events.out.tfevents.*") if path.is_file())
     for path in (run / "checkpoints").glob("last.ckpt"):

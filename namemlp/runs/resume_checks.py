@@ -54,7 +54,7 @@ def check_resume(
             f"{data.source} (SHA-256 {data.splits.sha256[:8]}…) is not the list that {path} was trained on, which was "
             f"{saved.get('data.path') or 'the bundled one'} as it was then ({str(sha256)[:8]}…)"
         )
-    networks = [settings.get("model.network.name", settings.get("model.network")) for settings in (ours, saved)]
+    networks = [settings.get("model.network.name", settings.get("model.network", "mlp")) for settings in (ours, saved)]
     if networks[0] != networks[1]:
         raise UserError(
             f"model.network is {networks[0]} here but {networks[1]} in {path}: match it, or start a new run"

@@ -68,7 +68,7 @@ class ModelDiagnostics(Callback):
 
     @one_thread()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.writer is None or trainer.sanity_checking:
+        if self.writer is None or trainer.sanity_checking or not is_finite(pl_module):
             return
         step, writer, summary = trainer.global_step, self.writer, []
         network, val_set = pl_module.network, trainer.datamodule.val_set
@@ -92,7 +92,7 @@ class ModelDiagnostics(Callback):
 
     @one_thread()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.writer is not None:
+        if self.writer is not None and is_finite(pl_module):
             self.log_saturation(trainer, pl_module)
             evaluation = evaluate_examples(pl_module.network, pl_module.vocabulary, trainer.datamodule.val_set)
             self.writer.add_text("val_names", describe_names_by_loss(evaluation), trainer.global_step)
@@ -130,6 +130,10 @@ def histogram(name: str, values: Tensor, limit: float) -> list[Summary.Value]:
 def character_embedding(module: NameModule) -> nn.Embedding | None:
     embeddings = (part for part in module.network.modules() if isinstance(part, nn.Embedding))
     return next((part for part in embeddings if part.num_embeddings == len(module.vocabulary.characters)), None)
+
+
+def is_finite(module: NameModule) -> bool:  # of a run that has diverged there is nothing to show
+    return all(bool(p.isfinite().all()) for p in module.parameters())
 
 
 @torch.inference_mode()

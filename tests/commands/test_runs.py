@@ -29,6 +29,17 @@ def test_runs_are_sorted_by_a_column_with_what_differs(fit, namemlp):
     assert [line.split()[0] for line in lines] == ["run", "version_0", "fast/version_0"]
 
 
+def test_a_run_that_has_become_nan_is_not_the_best(fit, namemlp):
+    diverging = ("--optimizer.lr=1e30", "--trainer.max_steps=20", "--trainer.val_check_interval=1")
+    assert namemlp("fit", "--data.path=names.txt", *diverging).code == 2
+    fit(5)
+    fit(5, "--trainer.limit_val_batches=0")
+    for column in ("last_val", "best_val"):
+        lines = namemlp("runs", f"--sort={column}").out.splitlines()
+        assert lines[1].startswith("version_1")
+    assert "nan" in lines[2] + lines[3]
+
+
 def test_a_network_and_its_settings_are_shown(namemlp):
     settings = ["--model.network=deep", "--model.network.num_layers=2", "--model.network.batch_norm"]
     settings += ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=9"]

@@ -280,6 +280,17 @@ def test_a_frozen_tensor_has_no_sizes(folder, optimizer):
     assert "weights/update/embedding.weight" not in points
 
 
+def test_a_run_that_diverges_ends_in_its_sentence(namemlp):
+    settings = (
+        "--data.path=names.txt",
+        "--optimizer.lr=1e30",
+        "--trainer.max_steps=20",
+        "--trainer.val_check_interval=1",
+    )
+    result = namemlp("fit", *settings)
+    assert result.code == 2 and "loss is nan at step" in result.err
+
+
 def test_diagnostics_leave_torch_its_threads(fit):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
