@@ -27,7 +27,7 @@ SUBCOMMANDS = {
     "describe": "Show what is in a list, and what to set for it.",
     "export": "Write a model as a page that draws names in any browser, as a folder, or as an ONNX file.",
 }
-NO_LIGHTNING = ("sample", "plot", "baseline", "runs", "describe", "export")  # which start in half the time
+NO_LIGHTNING = ("sample", "plot", "baseline", "runs", "describe", "export")  # all but runs start in half the time
 ALLOWED_IMPORTS = ["torch.optim", "lightning.pytorch.cli.ReduceLROnPlateau"]  # by a config file or a checkpoint
 ALLOWED_IMPORTS += [f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers")]
 # Arguments of these commands whose options are called as those of the other commands.

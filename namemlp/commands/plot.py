@@ -6,7 +6,7 @@ from pathlib import Path
 from namemlp import viz
 from namemlp.commands.sample import write_lines
 from namemlp.errors import UserError
-from namemlp.runs import is_run_folder, read_curves
+from namemlp.runs import is_finite, is_run_folder, read_curves
 from namemlp.share import load_list, open_model
 from namemlp.windows import ContextDataset
 
@@ -25,7 +25,7 @@ def plot(
     """
     model, file = open_model(ckpt_path, default_root_dir, "plot")
     network, vocabulary, context_length = model.network, model.vocabulary, model.context_length
-    if not all(weights.isfinite().all() for weights in network.parameters()):
+    if not is_finite(network):
         raise UserError(
             f"{file}: its weights are not finite, so that there is nothing to plot: give another checkpoint"
         )

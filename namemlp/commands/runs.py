@@ -20,13 +20,8 @@ from namemlp.network import build_network
 from namemlp.optimizers import SGD
 from namemlp.runs import LOG_DIR, LastCheckpoint, flatten, is_run_folder, read_checkpoint, read_curves
 
-UNIMPORTANT = (
-    "name",
-    "data.vocabulary",
-    "trainer.max_steps",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-)
+UNIMPORTANT = ["name", "data.vocabulary"]  # for the result
+UNIMPORTANT += [f"trainer.{name}" for name in ("max_steps", "default_root_dir", "enable_progress_bar")]
 COLUMNS = ("run", "parameters", "steps", "seconds", "best_val", "last_val", "test", "settings")
 
 
@@ -65,11 +60,8 @@ def read_run(run: Path, folder: Path) -> dict[str, Any]:
     curves = read_curves(run)
     losses = curves.get("val/loss", ([], []))[1]
     last_step = max((step for steps, _ in curves.values() for step in steps), default=0)
-    row |= {"run": str(run.relative_to(folder)), "steps": last_step}
-    row |= {
-        "best_val": min((loss for loss in losses if loss == loss), default=None),
-        "last_val": losses[-1] if losses else None,
-    }
+    row |= {"run": str(run.relative_to(folder)), "steps": last_step, "last_val": losses[-1] if losses else None}
+    row["best_val"] = min((loss for loss in losses if loss == loss), default=None)  # without NaN
     row["test"] = curves.get("whole/test_loss", ([], [None]))[1][-1]
     row["seconds"] = sum(seconds_of(path) for path in run.glob("events.out.tfevents.*") if path.is_file())
     for path in (run / "checkpoints").glob("last.ckpt"):
@@ -99,13 +91,7 @@ def changed_settings(config: dict[str, Any]) -> dict[str, Any]:
     parts = {"data": NamesDataModule, "model": NameModule, "checkpoint": LastCheckpoint, "trainer": Trainer}
     defaults = {f"{part}.{name}": p.default for part, c in parts.items() for name, p in signature(c).parameters.items()}
     defaults |= {f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()}
-    defaults |= {
-        "trainer.precision": "32-true",
-        "init_from": None,
-        "baseline": True,
-        "fast_matmul": True,
-        "seed_everything": 2147483647,
-    }
+    defaults |= {"trainer.precision": "32-true", "baseline": True, "fast_matmul": True, "seed_everything": 2147483647}
     for part, module in {"optimizer": torch.optim, "lr_scheduler": torch.optim.lr_scheduler}.items():
         settings = config.get(part) or {}
         used = getattr(module, str(settings.get("class_path")).rpartition(".")[2], None)

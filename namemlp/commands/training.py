@@ -37,15 +37,15 @@ def fit(trainer: Trainer, model: NameModule, data: NamesDataModule, path: Path |
         _, reason = how_to_continue(checkpoint["lr_schedulers"], checkpoint["global_step"])
         print(f"already at step {checkpoint['global_step']:,}: {reason or 'raise --trainer.max_steps to continue'}")
         return
-    num_names = data.splits.num_names
     if model.hparams.network != "mlp":
         try_network(model, data.val_set[:2][0])
-    if trainer.is_global_zero and path is None:
+    num_names, is_first = data.splits.num_names, trainer.is_global_zero and path is None
+    if is_first:
         loss, size = model.evaluate([data.val_set[:4096]])["loss"], len(data.vocabulary)
         guess = f"guessing among {size} characters has log {size} = {math.log(size):.4f}"
         print(f"loss before training {loss:.4f}; {guess}")
     is_small = num_names < SMALL_LIST and model.hparams.network == "mlp" and model.hparams.init != "scaled"
-    if trainer.is_global_zero and path is None and is_small:
+    if is_first and is_small:
         advice = f"--model.init scaled, about {10 * num_names:,} --trainer.max_steps, and then --ckpt_path best"
         print(f"{num_names} names are soon learned by heart: use {advice}")
     savers = {type(callback): callback for callback in trainer.checkpoint_callbacks}
@@ -136,7 +136,6 @@ def try_optimizer(model: NameModule) -> None:
 
 def try_network(model: NameModule, x: Tensor) -> None:
     """Raise a UserError where a network that the settings name does not make (B, V) logits of (B, T) ids."""
-    name = model.hparams.network if isinstance(model.hparams.network, str) else model.hparams.network["name"]
     try:
         with eval_mode(model):
             logits = model(x)
@@ -146,7 +145,7 @@ def try_network(model: NameModule, x: Tensor) -> None:
     except Exception as error:
         made = shorten(str(error))
     wanted = f"takes {tuple(x.shape)} ids and returns {(len(x), len(model.vocabulary))} logits"
-    raise UserError(f"model.network {name} is no network that {wanted}: {made}")
+    raise UserError(f"model.network {model.hparams.network['name']} is no network that {wanted}: {made}")
 
 
 @contextmanager
@@ -205,10 +204,9 @@ def print_counting(trainer: Trainer, val_loss: float) -> None:
     for baseline in trainer.callbacks:
         if not isinstance(baseline, lists.CountingBaseline):
             continue
-        if baseline.model is None and trainer.global_step == 0:  # max_steps is 0
-            return
         if baseline.model is None:
-            print("counting left out, as the list is long: `namemlp baseline` shows it")
+            if trainer.global_step:  # else max_steps is 0
+                print("counting left out, as the list is long: `namemlp baseline` shows it")
             return
         print(f"counting ({baseline.model.n}-gram)  {baseline.model.format_losses()}")
         if baseline.model.losses[1] < val_loss:

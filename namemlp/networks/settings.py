@@ -48,12 +48,12 @@ def split_network(network: Any) -> tuple[str, dict[str, Any]]:
 
 def check_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """All settings of a network as plain values. Raises: UserError: one is unknown, or not of its type."""
-    known = [*signature(network_class(name)).parameters][2:]  # V and T are not settings
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(network_class(name), skip={2})
+    parser.add_class_arguments(network_class(name), skip={2})  # V and T are not settings
+    known = parser.get_defaults()
     for option, value in settings.items():
         if option not in known:
-            raise UserError(f"model.network.{option}: {name} has no such setting, but {', '.join(known)}")
+            raise UserError(f"model.network.{option}: {name} has no such setting, but {', '.join(known.keys())}")
         try:
             if value is None:
                 raise ArgumentError(None, "null")

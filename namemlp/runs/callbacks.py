@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from namemlp import lightning_internals as internals
 from namemlp.errors import UserError
 from namemlp.runs.folders import fsync_path, write_error
-from namemlp.runs.reading import read_checkpoint, trainer_settings
+from namemlp.runs.reading import is_finite, read_checkpoint, trainer_settings
 
 
 class Interrupted(BaseException):
@@ -129,7 +129,7 @@ class LastCheckpoint(Checkpoint):
         step, self.is_overdue, self.saved_at = trainer.global_step, False, time.monotonic()
         if step == self.saved_step or trainer.fast_dev_run:
             return
-        if not all(weights.isfinite().all() for weights in trainer.lightning_module.parameters()):
+        if not is_finite(trainer.lightning_module):
             raise UserError(f"the weights are no longer finite at step {step:,}: give a smaller optimizer.lr")
         for logger in trainer.loggers if trainer.is_global_zero else ():
             if isinstance(logger, TensorBoardLogger):

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import fsspec
 import torch
+from torch import nn
 
 from namemlp import NETWORKS
 from namemlp.errors import UserError, shorten
@@ -200,3 +201,7 @@ def hparams_from_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def trainer_settings(trainer: Any) -> dict[str, Any]:  # those that a checkpoint keeps, as plain values
     settings = {name: getattr(trainer, name) for name in (*TRAINER_KEYS, "world_size")}
     return {name: getattr(value, "value", value) for name, value in settings.items()}
+
+
+def is_finite(module: nn.Module) -> bool:  # whether its weights are numbers, or its run has diverged
+    return all(bool(weights.isfinite().all()) for weights in module.parameters())

@@ -12,7 +12,8 @@ from namemlp.runs.reading import TRAINER_KEYS, hparams_from_checkpoint
 SHAPE_KEYS = ["data.vocabulary", "model.context_length", "model.embedding_dim", "model.hidden_size"]
 DATA_KEYS = ["seed_everything", "data.lowercase", "data.split", "data.shuffles", "data.split_seed", "data.duplicates"]
 DATA_KEYS += ["data.replacement"]
-STEP_KEYS = ["model.dropout", "model.init", "model.init_seed", *(f"trainer.{name}" for name in TRAINER_KEYS)]
+STEP_KEYS = ["model.dropout", "model.init", "model.init_seed", "model.network.dropout", "model.network.init"]
+STEP_KEYS += [f"trainer.{name}" for name in TRAINER_KEYS]
 STEP_SIZE = "examples per step (data.batch_size x processes)"
 
 
@@ -43,8 +44,7 @@ def check_resume(
             differences = mismatches(name for name in names if name.startswith(part))  # the class first
             is_same_class = ours.get(f"{part}.class_path") == saved.get(f"{part}.class_path")
             optimizer_changes += differences if is_same_class else differences[:1]
-        steps_of_network = [f"model.network.{name}" for name in ("dropout", "init")]
-        step_changes = mismatches(name for name in [*STEP_KEYS, *steps_of_network] if name in saved)
+        step_changes = mismatches(name for name in STEP_KEYS if name in saved)
     # A changed list would be split differently, and names that were trained on would come up in validation.
     is_same_path = ours["data.path"] == saved.get("data.path", ours["data.path"])
     sha256 = checkpoint.get("NamesDataModule", {}).get("sha256")
@@ -59,9 +59,7 @@ def check_resume(
         raise UserError(
             f"model.network is {networks[0]} here but {networks[1]} in {path}: match it, or start a new run"
         )
-    of_network = (
-        name for name in names if name.startswith("model.network.") and not name.endswith((".dropout", ".init"))
-    )
+    of_network = (name for name in names if name.startswith("model.network.") and name not in STEP_KEYS)
     shape_changes = mismatches([*SHAPE_KEYS, *of_network])
     changes = data_changes + optimizer_changes + step_changes
     if changes and not allow_changes:

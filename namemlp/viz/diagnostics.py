@@ -16,6 +16,7 @@ from torch.utils.tensorboard.summary import histogram_raw
 from namemlp.datamodule import NamesDataModule
 from namemlp.module import NameModule
 from namemlp.network import NameMLP
+from namemlp.runs import is_finite
 from namemlp.viz.embedding_image import render_embedding, render_saturation
 from namemlp.viz.errors import describe_names_by_loss, evaluate_examples
 from namemlp.viz.labels import character_classes, character_labels
@@ -69,7 +70,7 @@ class ModelDiagnostics(Callback):
     @one_thread()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writer is None or trainer.sanity_checking or not is_finite(pl_module):
-            return
+            return  # a run that has diverged has nothing to show
         step, writer, summary = trainer.global_step, self.writer, []
         network, val_set = pl_module.network, trainer.datamodule.val_set
         values, gradients = update_sizes(trainer, pl_module)
@@ -130,10 +131,6 @@ def histogram(name: str, values: Tensor, limit: float) -> list[Summary.Value]:
 def character_embedding(module: NameModule) -> nn.Embedding | None:
     embeddings = (part for part in module.network.modules() if isinstance(part, nn.Embedding))
     return next((part for part in embeddings if part.num_embeddings == len(module.vocabulary.characters)), None)
-
-
-def is_finite(module: NameModule) -> bool:  # of a run that has diverged there is nothing to show
-    return all(bool(p.isfinite().all()) for p in module.parameters())
 
 
 @torch.inference_mode()
